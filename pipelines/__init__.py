@@ -1,0 +1,1 @@
+"""One module a job: `python -m pipelines.<job>`, or `playhead <job>`."""

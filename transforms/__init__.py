@@ -1,0 +1,1 @@
+"""Pure functions on tables and the thin PTransforms around them, one concept a module."""

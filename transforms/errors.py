@@ -1,0 +1,42 @@
+"""The errors a user can cause, each shown as one line without a stack trace.
+
+Anything else that escapes a job is a bug of Playhead and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class PlayheadError(Exception):
+    """Base of all errors that are not bugs. The message says what was wrong and what to do.
+
+    `exit_code` is what the command line returns.
+    """
+
+    exit_code = 1
+
+
+class UsageError(PlayheadError):
+    """A wrong option, spec, mapping file or path: nothing was started."""
+
+    exit_code = 2
+
+
+class DataRefusedError(PlayheadError):
+    """The data did not pass a gate (quarantine share, conservation, conflict): nothing was
+    published, the previous version stays current."""
+
+    exit_code = 3
+
+
+class InputFileError(PlayheadError):
+    """A whole input file cannot be trusted: truncated, corrupt, or not of the stated format."""
+
+    exit_code = 4
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return (type(self), (self.path, self.problem))
