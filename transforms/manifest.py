@@ -1,0 +1,267 @@
+"""The manifest of a published version: the commit point, and all that readers trust.
+
+A version lies in one folder:
+
+    <root>/CURRENT.json                      names the current version
+    <root>/<version>/manifest.json           created last, create-if-absent: the commit
+    <root>/<version>/<attempt>/...           the files of the attempt that won
+
+Readers open what the manifest lists and nothing else. Files of attempts that lost or died are
+invisible to them. A version is immutable; `CURRENT.json` is replaced to move between versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any, Literal
+
+import pydantic
+
+from transforms import storage
+from transforms.config import StrictModel
+from transforms.errors import DataRefusedError, UsageError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+POINTER_NAME = "CURRENT.json"
+
+# What a path in a manifest may look like, so that a forged one cannot leave its folder.
+_SAFE_PART = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._=-]{0,199}$")
+
+
+def _check_relative(path: str) -> str:
+    if not all(_SAFE_PART.match(part) for part in path.split("/")):
+        raise ValueError(f"expected a plain relative path, got {path!r}")
+    return path
+
+
+class InputFileEntry(StrictModel):
+    """A raw file that was read: its path, size in bytes and hex CRC-32C."""
+
+    path: str
+    bytes: int
+    crc32c: str
+
+
+class InputVersionEntry(StrictModel):
+    """A published version that was read: its name (such as `events/dt=2026-01-05`), the version,
+    and the digest of its manifest."""
+
+    name: str
+    version: str
+    digest: str
+
+
+class FileEntry(StrictModel):
+    """A file of the version.
+
+    Attributes:
+      path: relative to the attempt's folder.
+      role: what it holds ("events", "item_day", "quarantine", "set_aside", or a split's name).
+      rows: rows counted in the file after it was written.
+      bytes: size.
+      sha256: hex digest of the bytes as read back.
+      first_bucket, last_bucket: inclusive range of user buckets in it; null where users do not
+        order the file.
+    """
+
+    path: str
+    role: str
+    rows: int = pydantic.Field(ge=0)
+    bytes: int = pydantic.Field(ge=0)
+    sha256: str = pydantic.Field(pattern="^[0-9a-f]{64}$")
+    first_bucket: int | None = None
+    last_bucket: int | None = None
+
+    @pydantic.field_validator("path")
+    @classmethod
+    def _path_is_plain(cls, value: str) -> str:
+        return _check_relative(value)
+
+
+class ColumnEntry(StrictModel):
+    """A column of the data files: name, Arrow type, nullability, description, and its family."""
+
+    name: str
+    type: str
+    nullable: bool = True
+    description: str = ""
+    family: str | None = None
+
+
+class RunInfo(StrictModel):
+    """What differs between two runs of the same work; not part of the digest."""
+
+    attempt: str
+    started_at: str
+    finished_at: str
+    runner: str
+
+
+class Manifest(StrictModel):
+    """Everything about one version.
+
+    Attributes:
+      format_version: of this file's layout.
+      kind: "events" (a store partition) or "dataset".
+      name: partition day or dataset name.
+      version: folder name; ends in the fingerprint, so equal work has an equal name.
+      fingerprint: digest of inputs, configuration and code version.
+      code_version: of Playhead.
+      status: "OK", or "EMPTY" when there were input files but no event was kept.
+      config: options and spec that decide the data.
+      columns: of the data files.
+      inputs: raw files or store versions that were read.
+      files: every file of the version.
+      counts: rows in and out of every stage.
+      run: attempt and times.
+    """
+
+    format_version: Literal[1] = FORMAT_VERSION
+    kind: Literal["events", "dataset"]
+    name: str
+    version: str
+    fingerprint: str
+    code_version: str
+    status: Literal["OK", "EMPTY"]
+    config: dict[str, Any]
+    columns: tuple[ColumnEntry, ...]
+    inputs: tuple[InputFileEntry | InputVersionEntry, ...]
+    files: tuple[FileEntry, ...]
+    counts: dict[str, Any]
+    run: RunInfo
+
+    @pydantic.field_validator("version")
+    @classmethod
+    def _version_is_plain(cls, value: str) -> str:
+        return _check_relative(value)
+
+    def to_json(self) -> bytes:
+        return (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode()
+
+    def digest(self) -> str:
+        """SHA-256 of everything but `run`: equal for equal data, whenever and wherever built."""
+        body = self.model_dump(exclude={"run"})
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def files_of(self, role: str) -> list[FileEntry]:
+        return [entry for entry in self.files if entry.role == role]
+
+
+class Pointer(StrictModel):
+    """`CURRENT.json`."""
+
+    version: str
+    digest: str
+
+    @pydantic.field_validator("version")
+    @classmethod
+    def _version_is_plain(cls, value: str) -> str:
+        return _check_relative(value)
+
+
+def fingerprint(parts: dict[str, Any]) -> str:
+    """12 hex digits that stand for everything that decides a version's data."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def version_root(root: str, version: str) -> str:
+    return storage.join(root, version)
+
+
+def attempt_root(root: str, version: str, attempt: str) -> str:
+    """Folder that an attempt writes into; nobody else ever writes there."""
+    return storage.join(root, version, attempt)
+
+
+def load(root: str, version: str) -> Manifest | None:
+    """The manifest of a committed version, or None if it is not committed.
+
+    Raises:
+      DataRefusedError: if the file is there but is not a manifest.
+    """
+    path = storage.join(root, version, MANIFEST_NAME)
+    if not storage.exists(path):
+        return None
+    return _parse(path, Manifest)
+
+
+def load_current(root: str) -> Manifest | None:
+    """The manifest that `CURRENT.json` names; None if nothing was published under `root`.
+
+    Raises:
+      DataRefusedError: if the pointer or the manifest is damaged or they disagree.
+    """
+    path = storage.join(root, POINTER_NAME)
+    if not storage.exists(path):
+        return None
+    pointer = _parse(path, Pointer)
+    manifest = load(root, pointer.version)
+    if manifest is None:
+        raise DataRefusedError(f"{path}: names version {pointer.version}, which is not committed")
+    if manifest.digest() != pointer.digest:
+        raise DataRefusedError(
+            f"{root}/{pointer.version}/{MANIFEST_NAME}: was changed after it was published "
+            f"(digest {manifest.digest()[:12]}, expected {pointer.digest[:12]})"
+        )
+    return manifest
+
+
+def _parse(path: str, model: type[Any]) -> Any:
+    try:
+        return model.model_validate_json(storage.read_bytes(path))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "document"
+        raise DataRefusedError(
+            f"{path}: not a valid {model.__name__.lower()}: {where}: {first['msg']}"
+        ) from None
+
+
+def commit(root: str, manifest: Manifest) -> Manifest:
+    """Publishes `manifest` under `root` and makes it current.
+
+    Create-if-absent decides between concurrent attempts: exactly one manifest exists for a version.
+    If another attempt of the same work was first, its manifest is returned: the caller deletes its
+    own files. The pointer is written after the manifest, so it never names an uncommitted version.
+
+    Raises:
+      DataRefusedError: if the committed version holds other data than ours. Equal fingerprints must
+        give equal data; this is a bug or damaged files, never to be papered over.
+    """
+    path = storage.join(root, manifest.version, MANIFEST_NAME)
+    if storage.create_if_absent(path, manifest.to_json()):
+        winner = manifest
+    else:
+        winner = _parse(path, Manifest)
+        if winner.digest() != manifest.digest():
+            raise DataRefusedError(
+                f"{path}: already published with other data (digest {winner.digest()[:12]}, "
+                f"this attempt has {manifest.digest()[:12]}); nothing was changed"
+            )
+    set_current(root, winner)
+    return winner
+
+
+def set_current(root: str, manifest: Manifest) -> None:
+    """Points `CURRENT.json` at a committed version."""
+    pointer = Pointer(version=manifest.version, digest=manifest.digest())
+    data = (json.dumps(pointer.model_dump(), sort_keys=True) + "\n").encode()
+    storage.replace(storage.join(root, POINTER_NAME), data)
+
+
+def file_path(root: str, manifest: Manifest, entry: FileEntry) -> str:
+    """Full path of one file of a committed version."""
+    return storage.join(root, manifest.version, manifest.run.attempt, entry.path)
+
+
+def require_current(root: str, what: str) -> Manifest:
+    """`load_current`, or a one-line error that says what is missing."""
+    manifest = load_current(root)
+    if manifest is None:
+        raise UsageError(f"{root}: nothing is published here; expected {what}")
+    return manifest
