@@ -34,9 +34,15 @@ class InputFileError(PlayheadError):
     exit_code = 4
 
     def __init__(self, path: str, problem: str) -> None:
-        super().__init__(f"{path}: {problem}")
+        super().__init__(path, problem)
         self.path = path
         self.problem = problem
 
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return (type(self), (self.path, self.problem))
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+class UnreadableInputError(PlayheadError):
+    """Some input files of a run could not be read to their end; nothing was published."""
+
+    exit_code = 4

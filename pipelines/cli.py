@@ -1,0 +1,248 @@
+"""What every job's command line shares: options, the runner, and one line for a user's mistake.
+
+Nothing here imports Beam before a job really starts, so that `--help` and a typo answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import difflib
+import logging
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from transforms.errors import PlayheadError, UsageError
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from transforms.publish import Draft
+
+LOCAL_RUNNER = "FnApiRunner"
+# DirectRunner would first try to download a Prism binary; on one machine it is the same engine.
+_LOCAL_NAMES = {LOCAL_RUNNER, "DirectRunner"}
+
+_STEP_NOTE = re.compile(r" ?\[while running '.*?'\]")
+_REMOTE_ERROR = re.compile(r"^transforms\.errors\.(\w+): (.*)", re.MULTILINE | re.DOTALL)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are UsageErrors and whose options are never abbreviated."""
+
+    def __init__(self, prog: str, description: str, example: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see `{self.prog} --help`)")
+
+    def option_names(self) -> list[str]:
+        return [name for action in self._actions for name in action.option_strings]
+
+
+def closest(name: str, known: list[str]) -> str | None:
+    """What was probably meant, or None."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    return close[0] if close else None
+
+
+def iso_date(text: str) -> datetime.date:
+    """argparse type: a day as YYYY-MM-DD."""
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected a day as YYYY-MM-DD, got {text!r}"
+        ) from None
+
+
+def share(text: str) -> float:
+    """argparse type: a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, got {text!r}")
+    return value
+
+
+def positive_int(text: str) -> int:
+    """argparse type: a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
+    return int(text)
+
+
+def power_of_two(text: str) -> int:
+    """argparse type: 1, 2, 4, ..."""
+    from transforms.buckets import check_bucket_count
+
+    try:
+        return check_bucket_count(positive_int(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def parse(parser: Parser, argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Own options and the rest, which is Beam's; refuses the rest if Beam does not know it either.
+
+    Raises:
+      UsageError: naming the wrong option and the one that was probably meant.
+    """
+    args, rest = parser.parse_known_args(argv)
+    if rest:
+        quiet_imports()
+        from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+
+        beam_parser = _BeamArgumentParser(allow_abbrev=False, add_help=False)
+        for options_class in PipelineOptions.__subclasses__():
+            options_class._add_argparse_args(beam_parser)
+        try:
+            _, unknown = beam_parser.parse_known_args(rest)
+        except SystemExit:
+            raise UsageError(f"cannot read the Beam options {' '.join(rest)}") from None
+        if unknown:
+            known = parser.option_names() + list(beam_parser._option_string_actions)
+            name = unknown[0].split("=", 1)[0]
+            close = closest(name, known)
+            hint = f"; did you mean {close}?" if close else ""
+            raise UsageError(f"unknown option {name}{hint} (see `{parser.prog} --help`)")
+    return args, rest
+
+
+def quiet_imports() -> None:
+    """Keeps Beam's import-time chatter away from a user's terminal; logging is set up first."""
+    logging.basicConfig(
+        level=os.environ.get("PLAYHEAD_LOG_LEVEL", "ERROR").upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\..*")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def beam_options(rest: list[str]) -> PipelineOptions:
+    """Beam options of a job."""
+    quiet_imports()
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    return PipelineOptions(rest)
+
+
+def runner_name(options: PipelineOptions) -> str:
+    """The runner the options ask for; the local one if they do not."""
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    name = options.view_as(StandardOptions).runner or LOCAL_RUNNER
+    return LOCAL_RUNNER if name in _LOCAL_NAMES else str(name)
+
+
+def is_local(options: PipelineOptions) -> bool:
+    """Whether the job runs on this machine's FnApiRunner."""
+    return runner_name(options) == LOCAL_RUNNER
+
+
+def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
+    """A pipeline on the runner the options name.
+
+    The local runner is built by hand because only so its worker processes
+    (`--direct_running_mode=multi_processing`) receive the pipeline options.
+    """
+    import apache_beam as beam
+
+    if not is_local(options):
+        return beam.Pipeline(options=options)
+    from apache_beam.portability.api import beam_provision_api_pb2
+    from apache_beam.runners.portability.fn_api_runner import fn_runner
+    from apache_beam.runners.portability.portable_runner import JobServiceHandle
+
+    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
+    runner = fn_runner.FnApiRunner(
+        provision_info=fn_runner.ExtendedProvisionInfo(
+            beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+        )
+    )
+    return beam.Pipeline(runner=runner, options=options)
+
+
+@contextlib.contextmanager
+def attempt(draft: Draft, keep: tuple[str, ...] = ()) -> Iterator[None]:
+    """Cleans up after an attempt that fails: what it wrote, except the folders in `keep`.
+
+    What a gate refused stays readable there for whoever has to find out why.
+    """
+    from transforms import storage
+    from transforms.errors import DataRefusedError
+
+    try:
+        yield
+    except BaseException as error:
+        refused = isinstance(user_error(error), DataRefusedError)
+        if not refused or not storage.list_folder(draft.attempt_root):
+            storage.delete_tree(draft.attempt_root)
+        else:
+            for name in storage.list_folder(draft.attempt_root):
+                if name not in keep:
+                    storage.delete_tree(storage.join(draft.attempt_root, name))
+        raise
+
+
+def user_error(error: BaseException) -> PlayheadError | None:
+    """The user's error inside whatever a runner made of it; None if it is a bug."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, PlayheadError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    # Worker processes send their traceback as text.
+    found = _REMOTE_ERROR.search(str(error))
+    if found:
+        from transforms import errors
+
+        kind: Any = getattr(errors, found.group(1), None)
+        if isinstance(kind, type) and issubclass(kind, PlayheadError):
+            message = found.group(2).split("\n\n", 1)[0]
+            result = PlayheadError(message)
+            result.exit_code = kind.exit_code
+            return result
+    return None
+
+
+def main(prog: str, run: Callable[[list[str] | None], int], argv: list[str] | None = None) -> int:
+    """Runs a job and turns what it raises into an exit code.
+
+    0 done, 1 a bug (with its traceback), 2 a wrong option or spec, 3 data refused by a gate,
+    4 unreadable input, 130 interrupted.
+    """
+    try:
+        return run(argv)
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted; nothing was published", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) left; that is its right.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        known = user_error(error)
+        if known is None:
+            traceback.print_exc()
+            print(f"{prog}: this is a bug of Playhead; please report the above", file=sys.stderr)
+            return 1
+        message = _STEP_NOTE.sub("", str(known)).strip()
+        print(f"{prog}: {message}", file=sys.stderr)
+        return known.exit_code

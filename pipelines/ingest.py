@@ -1,0 +1,282 @@
+"""Raw listening logs to one partition of the event store.
+
+    python -m pipelines.ingest --input 'raw/2026-01-05/*.parquet' --format parquet \\
+        --store store --date 2026-01-05 [Beam options]
+
+Files -> adapt, validate, reject with reasons -> exchange by user bucket -> deduplicate, flag, sort,
+write -> check conservation and the quarantine share -> commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import hashlib
+import pathlib
+import secrets
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from pipelines import cli, console
+from transforms.errors import UsageError
+from transforms.version import __version__
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from transforms.manifest import Manifest
+    from transforms.publish import Draft
+
+EXAMPLE = (
+    "playhead ingest --input 'raw/received=2026-01-05/*.parquet' --format parquet "
+    "--store store --date 2026-01-05"
+)
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(
+        "playhead ingest", "Adapts raw logs and publishes one day of the event store.", EXAMPLE
+    )
+    parser.add_argument(
+        "--input", required=True, action="append", metavar="GLOB",
+        help="raw files; may be given more than once",
+    )
+    parser.add_argument(
+        "--format", required=True, metavar="NAME",
+        help="log format: a name of `playhead formats`, a mapping file (.yaml), or a module "
+        "with an ADAPTER",
+    )
+    parser.add_argument("--store", required=True, metavar="DIR", help="event store to publish to")
+    parser.add_argument(
+        "--date", required=True, type=cli.iso_date, metavar="D",
+        help="UTC day that the files arrived on, YYYY-MM-DD; rows received on another day are "
+        "left to that day's run",
+    )
+    parser.add_argument(
+        "--all-days", action="store_true",
+        help="take rows of any received day: a one-off import that stands for all its days",
+    )
+    parser.add_argument(
+        "--max-quarantine", type=cli.share, default=0.001, metavar="SHARE",
+        help="publish nothing if more than this share of rows is invalid (default 0.001)",
+    )
+    parser.add_argument(
+        "--max-user-events", type=cli.positive_int, default=5000, metavar="N",
+        help="set users aside who have more events than this on a day (default 5000)",
+    )
+    parser.add_argument(
+        "--near-duplicate-s", type=cli.positive_int, default=60, metavar="SECONDS",
+        help="flag a play that another client reported within this time (default 60)",
+    )
+    parser.add_argument(
+        "--buckets", type=cli.power_of_two, metavar="N",
+        help="user buckets of a new store, a power of two (default 32); fixed from then on",
+    )
+    parser.add_argument(
+        "--user-key", metavar="REF",
+        help="replace user ids by keyed pseudonyms; REF says where the key is: env:NAME or "
+        "file:/path",
+    )
+    parser.add_argument(
+        "--shuffle", choices=["auto", "value", "reference"], default="auto",
+        help="how tables travel: by reference on this machine, by value on clusters",
+    )
+    return parser  # fmt: skip
+
+
+def _list_inputs(patterns: list[str]) -> list[tuple[str, int]]:
+    from transforms import storage
+
+    listed: dict[str, int] = {}
+    for pattern in patterns:
+        found = storage.list_files(pattern)
+        if not found:
+            raise UsageError(
+                f"--input: no file matches {pattern!r} (quote the pattern; a missing day is not "
+                "an empty day)"
+            )
+        listed.update(found)
+    return sorted(listed.items())
+
+
+def format_digest(name: str) -> str | None:
+    """Digest of a user's own mapping or module, which decides data like code does."""
+    path = pathlib.Path(name)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, Any]:
+    """Everything that is decided before a pipeline exists.
+
+    Returns:
+      The draft of the version, and the store's configuration.
+
+    Raises:
+      UsageError: for options that do not fit each other, the files or the store.
+    """
+    from transforms import events, manifest, pseudonyms, publish, storage, store
+    from transforms.adapters import get_adapter
+
+    adapter = get_adapter(args.format)
+    inputs = _list_inputs(args.input)
+    key_id = pseudonyms.key_id(pseudonyms.read_key(args.user_key)) if args.user_key else None
+    store_config = store.create_or_check(args.store, args.buckets, key_id)
+    config = {
+        "format": args.format,
+        "format_digest": format_digest(args.format),
+        "date": args.date.isoformat(),
+        "one_day_only": adapter.arrival_known and not args.all_days,
+        "max_quarantine": args.max_quarantine,
+        "max_user_events_per_day": args.max_user_events,
+        "near_duplicate_ms": args.near_duplicate_s * 1000,
+        "store": store_config.model_dump(),
+    }
+    entries = tuple(
+        manifest.InputFileEntry(path=path, bytes=size, crc32c=storage.crc32c(path))
+        for path, size in inputs
+    )
+    # A file's folder does not decide data, its bytes do.
+    contents = sorted((entry.crc32c, entry.bytes) for entry in entries)
+    fingerprint = manifest.fingerprint(
+        {"job": "ingest", "config": config, "inputs": contents, "code": __version__}
+    )
+    columns = tuple(
+        manifest.ColumnEntry(name=name, type=str(kind))
+        for name, kind in events.STORE_SCHEMA.items()
+    )
+    draft = publish.Draft(
+        root=store.partition_root(args.store, args.date),
+        kind="events",
+        name=args.date.isoformat(),
+        version=f"v-{fingerprint}",
+        fingerprint=fingerprint,
+        code_version=__version__,
+        config=config,
+        columns=columns,
+        inputs=entries,
+        attempt=f"attempt-{secrets.token_hex(6)}",
+        started_at=publish.utc_now(),
+        runner=runner,
+    )
+    return draft, store_config
+
+
+def build_graph(pipeline: Any, args: argparse.Namespace, draft: Draft, store_config: Any) -> None:
+    """The ingest graph; its last step commits."""
+    import apache_beam as beam
+
+    from transforms import exchange, ingestion, publish, storage
+    from transforms.events import ValidityRules
+
+    rules = ValidityRules(day=args.date, one_day_only=draft.config["one_day_only"])
+    adapt = ingestion.AdaptConfig(args.format, rules, store_config.hash_seed, args.user_key)
+    bucket = ingestion.BucketConfig(args.max_user_events, args.near_duplicate_s * 1000)
+    by_reference = args.shuffle == "reference" or (
+        args.shuffle == "auto" and draft.runner == cli.LOCAL_RUNNER
+    )
+    mode = exchange.ExchangeMode.BY_REFERENCE if by_reference else exchange.ExchangeMode.BY_VALUE
+    paths = [(entry.path, entry.bytes) for entry in draft.inputs]
+    root = draft.attempt_root
+
+    read = (
+        pipeline
+        | "ListFiles" >> beam.Create(paths).with_output_types(tuple[str, int])
+        | "ReadEvents" >> ingestion.ReadEvents(adapt)
+    )
+    written = (
+        read["tables"]
+        | "ExchangeByBucket"
+        >> exchange.ExchangeByBucket(store_config.bucket_count, mode, draft.spill_root)
+        | "WriteBuckets" >> ingestion.WriteBuckets(bucket, root)
+    )
+    item_days = written["item_days"] | "WriteItemDays" >> ingestion.WriteItemDays(root)
+    rejected = read["rejected"] | "WriteQuarantine" >> ingestion.WriteQuarantine(root)
+    files = (written["files"], item_days, rejected) | "AllFiles" >> beam.Flatten()
+    counts = (read["counts"], written["counts"]) | "AllCounts" >> beam.Flatten()
+    gate = ingestion.IngestGate(args.max_quarantine, storage.join(root, "quarantine"))
+    _ = {
+        "files": files,
+        "counts": counts,
+        "file_errors": read["file_errors"],
+    } | "PublishPartition" >> publish.PublishVersion(draft, gate, "events")
+
+
+def summary_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    """Lines of the table at the end."""
+    counts = manifest.counts
+    read = counts.get("read", 0)
+    quarantined = counts.get("quarantined", {})
+    rows = [
+        ("files", f"{counts.get('files', 0):,}"),
+        ("rows read", f"{read:,}"),
+        ("kept", console.share_text(counts.get("kept", 0), read)),
+        ("  near duplicates (flagged)", f"{counts.get('near_duplicate', 0):,}"),
+        ("duplicates dropped", f"{counts.get('duplicate', 0):,}"),
+        ("  of them conflicting", f"{counts.get('conflicting_duplicate', 0):,}"),
+        ("quarantined", console.share_text(sum(quarantined.values()), read)),
+        *((f"  {reason}", f"{n:,}") for reason, n in quarantined.items()),
+        ("set aside", f"{sum(counts.get('set_aside', {}).values()):,}"),
+        *((f"  {reason}", f"{n:,}") for reason, n in counts.get("set_aside", {}).items()),
+        ("of another day", f"{counts.get('other_day', 0):,}"),
+        *((f"repaired: {name}", f"{n:,}") for name, n in counts.get("repaired", {}).items()),
+    ]
+    by_type: dict[str, int] = {}
+    for kinds in counts.get("by_source", {}).values():
+        for kind, n in kinds.items():
+            by_type[kind] = by_type.get(kind, 0) + n
+    rows += [(f"events: {kind}", f"{n:,}") for kind, n in sorted(by_type.items())]
+    days = list(counts.get("by_event_day", {}))
+    if days:
+        rows.append(("event days", days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"))
+    return rows
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Runs the job with the given command line; returns the exit code."""
+    args, rest = cli.parse(build_parser(), argv)
+    options = cli.beam_options(rest)
+    return ingest(args, options)
+
+
+def ingest(args: argparse.Namespace, options: PipelineOptions) -> int:
+    """Plans, runs and reports one ingest."""
+    started = time.monotonic()
+    from transforms import manifest
+
+    draft, store_config = plan(args, cli.runner_name(options))
+    done = manifest.load(draft.root, draft.version)
+    if done is not None:
+        manifest.set_current(draft.root, done)
+        print(f"{draft.root}: {draft.version} is already published from these files; nothing to do")
+        return 0
+    totals = {
+        "read": float(sum(entry.bytes for entry in draft.inputs)),
+        "store": float(store_config.bucket_count),
+    }
+    with cli.attempt(draft, keep=("quarantine",)), console.show_progress(
+        totals, cli.is_local(options)
+    ):
+        pipeline = cli.make_pipeline(options)
+        build_graph(pipeline, args, draft, store_config)
+        result = pipeline.run()
+        if not cli.is_local(options):
+            print(f"submitted to {draft.runner}; the job publishes {draft.root}/{draft.version}")
+            return 0
+        result.wait_until_finish()
+    published = manifest.load(draft.root, draft.version)
+    assert published is not None
+    rows = summary_rows(published) + console.cost_rows(started)
+    console.print_table(f"Published {draft.root}/{draft.version}", rows)
+    if published.status == "EMPTY":
+        print("warning: no event was kept; the partition is published as EMPTY", file=sys.stderr)
+    return 0
+
+
+def main() -> int:
+    return cli.main("playhead ingest", run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

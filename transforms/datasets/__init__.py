@@ -1,0 +1,1 @@
+"""One module a dataset kind: a bucket's events in, the dataset's rows out."""

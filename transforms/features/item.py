@@ -1,0 +1,84 @@
+"""What was known of the track at the last midnight before the example.
+
+Snapshots of day D count what happened on the 7 days before D and had been received before D (the
+store's `item_day` counts). They are visible from D's midnight on, to all of D's examples alike, so
+nothing of the day itself can leak into them.
+"""
+
+from __future__ import annotations
+
+import datetime
+
+import polars as pl
+
+from transforms.features.context import FeatureContext
+from transforms.features.registry import WEEK_US, Columns, Feature, feature
+
+WINDOW_DAYS = 7
+_COUNTS = ("plays", "streams", "impressions")
+
+SNAPSHOT_SCHEMA: dict[str, pl.DataType] = {
+    "day": pl.Date(),
+    "track_id": pl.String(),
+    **{f"item_{name}_{WINDOW_DAYS}d": pl.Int64() for name in _COUNTS},
+}
+
+
+def snapshots(
+    item_days: pl.DataFrame, first_day: datetime.date, last_day: datetime.date
+) -> pl.DataFrame:
+    """SNAPSHOT_SCHEMA rows for every day and every track with a count, sorted by (day, track).
+
+    Args:
+      item_days: ITEM_DAY_SCHEMA rows of any partitions.
+      first_day, last_day: inclusive range of the examples' days.
+    """
+    one_day = pl.duration(days=1)
+    # A count of event day e, known on day k, is in the snapshots of the days from the morning after
+    # both to e + 7.
+    visible = pl.max_horizontal("event_day", "known_day") + one_day
+    return (
+        item_days.lazy()
+        .with_columns(
+            pl.max_horizontal(visible, pl.lit(first_day)).alias("from"),
+            pl.min_horizontal(
+                pl.col("event_day") + pl.duration(days=WINDOW_DAYS), pl.lit(last_day)
+            ).alias("to"),
+        )
+        .filter(pl.col("from") <= pl.col("to"))
+        .with_columns(pl.date_ranges("from", "to").alias("day"))
+        .explode("day")
+        .group_by("day", "track_id")
+        .agg(pl.col(name).sum().alias(f"item_{name}_{WINDOW_DAYS}d") for name in _COUNTS)
+        .select(list(SNAPSHOT_SCHEMA))
+        .sort("day", "track_id")
+        .collect()
+    )
+
+
+@feature(
+    Feature(
+        "item_plays_7d", pl.Int64(), "item",
+        "Plays of the track by anyone in the 7 days before this day, as known at midnight.",
+        window_us=WEEK_US,
+    ),
+    Feature(
+        "item_streams_7d", pl.Int64(), "item",
+        "Plays of at least 30 s by anyone in the 7 days before this day, as known at midnight.",
+    ),
+    Feature(
+        "item_impressions_7d", pl.Int64(), "item",
+        "Impressions of the track to anyone in the 7 days before this day, as known at midnight.",
+    ),
+)
+def item_popularity(context: FeatureContext) -> Columns:
+    """A track without a row in the snapshot counts zero."""
+    keys = context.events[context.rows].select(
+        pl.col("event_time").dt.date().alias("day"), "track_id"
+    )
+    joined = keys.join(
+        context.item_snapshots, on=["day", "track_id"], how="left", maintain_order="left"
+    )
+    return {
+        name: joined[name].fill_null(0) for name in SNAPSHOT_SCHEMA if name.startswith("item_")
+    }  # fmt: skip

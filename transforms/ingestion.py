@@ -1,0 +1,404 @@
+"""The steps of ingest: raw files to the sorted, deduplicated files of one store partition."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import polars as pl
+from apache_beam.metrics import Metrics
+
+from transforms import buckets, events, files, hashing, progress, pseudonyms, storage, store
+from transforms import tables as _coder  # noqa: F401  (registers the table coder)
+from transforms.adapters import get_adapter
+from transforms.adapters.base import EVENT_COLUMNS, OFFSET, REJECT_REASON, Adapter, InputFile
+from transforms.counts import Counts
+from transforms.errors import InputFileError
+from transforms.events import ValidityRules
+from transforms.manifest import FileEntry
+
+QUARANTINE = "quarantine"
+REPORTS = "reports"
+FILE_ERRORS = "file-errors"
+ITEM_DAYS = "item-days"
+
+_ITEM_PARTS = 4
+_QUARANTINE_PARTS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptConfig:
+    """How rows of a format become events of a partition.
+
+    Attributes:
+      format: as given to `get_adapter`.
+      rules: validity.
+      hash_seed: of the store.
+      user_key: reference to the pseudonym key, or None to keep user ids as they are.
+    """
+
+    format: str
+    rules: ValidityRules
+    hash_seed: int = 0
+    user_key: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """What became of one raw table.
+
+    Attributes:
+      kept: EVENT_COLUMNS and USER_HASH, in file order.
+      rejected: OFFSET, REJECT_REASON.
+      counts: `read`, `quarantined` by reason, `other_day`, `repaired` by kind.
+    """
+
+    kept: pl.DataFrame
+    rejected: pl.DataFrame
+    counts: Counts
+
+
+def adapt_table(
+    rows: pl.DataFrame,
+    unparsed: pl.DataFrame,
+    adapter: Adapter,
+    config: AdaptConfig,
+    key: bytes | None,
+) -> Adapted:
+    """Adapts, validates and repairs one raw table; every row ends up in exactly one count.
+
+    Args:
+      rows: the source's columns and OFFSET.
+      unparsed: OFFSET, REJECT_REASON of records the container could not parse.
+      adapter: of the format.
+      config: rules and seeds.
+      key: pseudonym key, or None.
+    """
+    table = adapter.to_events(rows)
+    if key is not None:
+        table = pseudonyms.pseudonymize(table, key)
+    if not adapter.has_event_id:
+        table = events.derive_event_ids(table)
+    table, repaired = events.repair(table)
+    table = events.mark_invalid(table, config.rules)
+    valid = pl.col(REJECT_REASON).is_null()
+    other_day = events.of_other_day(config.rules)
+    kept = table.filter(valid & ~other_day)
+    rejected = pl.concat(
+        [unparsed, table.filter(~valid).select(OFFSET, REJECT_REASON)], how="vertical"
+    )
+    kept, clamped = events.clamp_clock(kept)
+    if clamped:
+        repaired["clock_ahead"] = clamped
+    reasons = dict(rejected.group_by(REJECT_REASON).len().iter_rows())
+    read = rows.height + unparsed.height
+    counts = {
+        "read": read,
+        "quarantined": reasons,
+        "other_day": read - rejected.height - kept.height,
+        "repaired": repaired,
+    }
+    kept = kept.select(
+        *EVENT_COLUMNS, buckets.user_hash(pl.col("user_id"), config.hash_seed)
+    )
+    return Adapted(kept, rejected, counts)
+
+
+class _ReadEventsFn(beam.DoFn):
+    def __init__(self, config: AdaptConfig) -> None:
+        self._config = config
+        self._key: bytes | None = None
+        self._rows_read = Metrics.counter("ingest", "read-rows")
+        self._rows_rejected = Metrics.counter("ingest", "quarantined-rows")
+        self._read_msec = Metrics.counter("ingest", "read-msec")
+
+    def setup(self) -> None:
+        self._adapter = get_adapter(self._config.format)
+        if self._config.user_key is not None:
+            self._key = pseudonyms.read_key(self._config.user_key)
+
+    def process(self, element: tuple[str, int]) -> Iterator[Any]:
+        path, size = element
+        file = InputFile(path, functools.partial(storage.open_read, path))
+        position, started = 0, time.monotonic()
+        try:
+            for raw in self._adapter.read(file):
+                adapted = adapt_table(
+                    raw.rows, raw.rejects, self._adapter, self._config, self._key
+                )
+                rows = adapted.counts["read"]
+                self._rows_read.inc(rows)
+                yield beam.pvalue.TaggedOutput(REPORTS, json.dumps(adapted.counts))
+                if adapted.rejected.height:
+                    self._rows_rejected.inc(adapted.rejected.height)
+                    yield beam.pvalue.TaggedOutput(QUARANTINE, (path, adapted.rejected))
+                if adapted.kept.height:
+                    yield path, position, adapted.kept
+                position += 1
+                progress.advance("read", rows)
+        except InputFileError as error:
+            yield beam.pvalue.TaggedOutput(FILE_ERRORS, str(error))
+        self._read_msec.inc(int((time.monotonic() - started) * 1000))
+        progress.advance("read", 0, size)
+        yield beam.pvalue.TaggedOutput(REPORTS, json.dumps({"files": 1}))
+
+
+@dataclasses.dataclass
+class ReadEvents(beam.PTransform):
+    """PCollection of (path, bytes) -> a dict of PCollections.
+
+    `tables`: (path, position, table of EVENT_COLUMNS and USER_HASH); `rejected`: (path, table of
+    OFFSET and REJECT_REASON); `counts`: JSON; `file_errors`: text, one for each file that could not
+    be read to its end. Reading and columnarizing is one step: no event is ever an element.
+    """
+
+    config: AdaptConfig
+
+    def expand(self, paths: beam.PCollection[tuple[str, int]]) -> dict[str, beam.PCollection]:
+        outputs = (
+            paths
+            # Files are spread anew over workers: the step before made all of them in one place.
+            | "SpreadFiles" >> beam.Reshuffle()
+            | "AdaptFile"
+            >> beam.ParDo(_ReadEventsFn(self.config)).with_outputs(
+                QUARANTINE, REPORTS, FILE_ERRORS, main="tables"
+            )
+        )
+        tables = outputs["tables"]
+        tables.element_type = tuple[str, int, pl.DataFrame]
+        rejected = outputs[QUARANTINE]
+        rejected.element_type = tuple[str, pl.DataFrame]
+        for tag in (REPORTS, FILE_ERRORS):
+            outputs[tag].element_type = str
+        return {
+            "tables": tables,
+            "rejected": rejected,
+            "counts": outputs[REPORTS],
+            "file_errors": outputs[FILE_ERRORS],
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class BucketConfig:
+    """How a bucket's rows become stored events.
+
+    Attributes:
+      max_user_events_per_day: see `events.above_cap`.
+      near_duplicate_ms: see `events.mark_near_duplicates`.
+    """
+
+    max_user_events_per_day: int
+    near_duplicate_ms: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucketed:
+    """What became of a bucket's rows.
+
+    Attributes:
+      kept: STORE_SCHEMA, in store order.
+      set_aside: STORE_SCHEMA, rows of users above the cap, in store order.
+      counts: `duplicate`, `conflicting_duplicate`, `set_aside`, `near_duplicate`, `kept`, and kept
+        rows `by_source` and type, and `by_event_day`.
+    """
+
+    kept: pl.DataFrame
+    set_aside: pl.DataFrame
+    counts: Counts
+
+
+def store_bucket(table: pl.DataFrame, config: BucketConfig) -> Bucketed:
+    """Deduplicates, flags, caps and sorts all rows of one bucket.
+
+    Args:
+      table: EVENT_COLUMNS and USER_HASH; any order.
+      config: cap and windows.
+
+    Raises:
+      ValueError: if two users share a user hash; the store then needs another hash seed.
+    """
+    table, dropped, conflicting = events.drop_duplicates(table)
+    capped = events.above_cap(table, config.max_user_events_per_day)
+    marked = events.mark_near_duplicates(table, config.near_duplicate_ms)
+    kept = events.sort_events(marked.filter(~capped))
+    if events.users_collide(kept):
+        raise ValueError("two users share a user hash; start a store with another hash seed")
+    by_source: Counts = {}
+    for source, kind, n in kept.group_by("source", "event_type").len().iter_rows():
+        by_source.setdefault(source, {})[kind] = n
+    days = kept.group_by(pl.col("event_time").dt.date()).len().iter_rows()
+    set_aside = events.sort_events(marked.filter(capped))
+    counts = {
+        "duplicate": dropped,
+        "conflicting_duplicate": conflicting,
+        "set_aside": {"user_event_cap": set_aside.height} if set_aside.height else {},
+        "near_duplicate": int(kept[events.NEAR_DUPLICATE].sum()),
+        "kept": kept.height,
+        "by_source": by_source,
+        "by_event_day": {day.isoformat(): n for day, n in days},
+    }
+    return Bucketed(kept, set_aside, counts)
+
+
+class _WriteBucketFn(beam.DoFn):
+    def __init__(self, config: BucketConfig, attempt_root: str) -> None:
+        self._config = config
+        self._attempt_root = attempt_root
+        self._rows_kept = Metrics.counter("ingest", "kept-rows")
+        self._store_msec = Metrics.counter("ingest", "store-msec")
+
+    def process(self, element: tuple[int, pl.DataFrame]) -> Iterator[Any]:
+        bucket, table = element
+        started = time.monotonic()
+        result = store_bucket(table, self._config)
+        for role, rows in (("events", result.kept), ("set_aside", result.set_aside)):
+            if rows.height:
+                path = f"{role}/bucket-{bucket:05d}.parquet"
+                entry = files.write_table(
+                    rows, self._attempt_root, path, role, (bucket, bucket)
+                )
+                yield entry.model_dump_json()
+        yield beam.pvalue.TaggedOutput(REPORTS, json.dumps(result.counts))
+        items = store.item_day_counts(result.kept)
+        parts = items.with_columns(
+            store.item_part(pl.col("track_id"), _ITEM_PARTS).alias("part")
+        ).partition_by("part", as_dict=True, include_key=False)
+        for (part,), rows in parts.items():
+            yield beam.pvalue.TaggedOutput(ITEM_DAYS, (part, rows))
+        self._rows_kept.inc(result.kept.height)
+        self._store_msec.inc(int((time.monotonic() - started) * 1000))
+        progress.advance("store", table.height, 1)
+
+
+@dataclasses.dataclass
+class WriteBuckets(beam.PTransform):
+    """PCollection of (bucket, table) -> dict of `files` and `counts` (JSON) and `item_days`."""
+
+    config: BucketConfig
+    attempt_root: str
+
+    def expand(
+        self, bucketed: beam.PCollection[tuple[int, pl.DataFrame]]
+    ) -> dict[str, beam.PCollection]:
+        outputs = bucketed | "WriteBucket" >> beam.ParDo(
+            _WriteBucketFn(self.config, self.attempt_root)
+        ).with_outputs(REPORTS, ITEM_DAYS, main="files")
+        outputs["files"].element_type = str
+        outputs[REPORTS].element_type = str
+        outputs[ITEM_DAYS].element_type = tuple[int, pl.DataFrame]
+        return {
+            "files": outputs["files"],
+            "counts": outputs[REPORTS],
+            "item_days": outputs[ITEM_DAYS],
+        }
+
+
+def _write_item_part(part: int, tables: Iterable[pl.DataFrame], attempt_root: str) -> str:
+    rows = store.sum_item_days(list(tables))
+    entry = files.write_table(
+        rows, attempt_root, f"item_day/part-{part:05d}.parquet", "item_day"
+    )
+    return entry.model_dump_json()
+
+
+@dataclasses.dataclass
+class WriteItemDays(beam.PTransform):
+    """PCollection of (part, ITEM_DAY_SCHEMA table) -> FileEntry JSON, one file a part."""
+
+    attempt_root: str
+
+    def expand(
+        self, item_days: beam.PCollection[tuple[int, pl.DataFrame]]
+    ) -> beam.PCollection[str]:
+        return (
+            item_days
+            | "GroupByItemPart" >> beam.GroupByKey()
+            | "SumItemDays"
+            >> beam.MapTuple(_write_item_part, attempt_root=self.attempt_root).with_output_types(
+                str
+            )
+        )
+
+
+def _quarantine_part(path: str, rejected: pl.DataFrame) -> tuple[int, pl.DataFrame]:
+    rows = rejected.select(
+        pl.col(REJECT_REASON).alias("reason"),
+        pl.lit(path).alias("file"),
+        pl.col(OFFSET).alias("offset"),
+    )
+    return hashing.hash_text(path, "quarantine") % _QUARANTINE_PARTS, rows
+
+
+def _write_quarantine_part(part: int, tables: Iterable[pl.DataFrame], attempt_root: str) -> str:
+    rows = pl.concat(list(tables)).sort("file", "offset", "reason")
+    entry: FileEntry = files.write_table(
+        rows, attempt_root, f"quarantine/part-{part:05d}.parquet", "quarantine"
+    )
+    return entry.model_dump_json()
+
+
+@dataclasses.dataclass
+class WriteQuarantine(beam.PTransform):
+    """PCollection of (path, rejected rows) -> FileEntry JSON; QUARANTINE_SCHEMA, sorted."""
+
+    attempt_root: str
+
+    def expand(
+        self, rejected: beam.PCollection[tuple[str, pl.DataFrame]]
+    ) -> beam.PCollection[str]:
+        return (
+            rejected
+            | "KeyByFile"
+            >> beam.MapTuple(_quarantine_part).with_output_types(tuple[int, pl.DataFrame])
+            | "GroupByFile" >> beam.GroupByKey()
+            | "WriteQuarantinePart"
+            >> beam.MapTuple(
+                _write_quarantine_part, attempt_root=self.attempt_root
+            ).with_output_types(str)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class IngestGate:
+    """Reasons not to publish a partition.
+
+    Attributes:
+      max_quarantine: largest allowed share of rows of this day that are invalid, 0 to 1.
+      quarantine_root: where the rejected rows can be looked up, for the message.
+    """
+
+    max_quarantine: float
+    quarantine_root: str
+
+    def __call__(self, counts: Counts, entries: list[FileEntry]) -> list[str]:
+        problems = []
+        stored = sum(entry.rows for entry in entries if entry.role == "events")
+        quarantined = sum(counts.get("quarantined", {}).values())
+        accounted = (
+            counts.get("kept", 0)
+            + counts.get("duplicate", 0)
+            + sum(counts.get("set_aside", {}).values())
+            + counts.get("other_day", 0)
+            + quarantined
+        )
+        read = counts.get("read", 0)
+        if accounted != read:
+            problems.append(f"conservation: read {read} rows, but accounted for {accounted}")
+        if stored != counts.get("kept", 0):
+            problems.append(f"conservation: kept {counts['kept']} rows, but stored {stored}")
+        of_this_day = read - counts.get("other_day", 0)
+        share = quarantined / of_this_day if of_this_day else 0.0
+        if share > self.max_quarantine:
+            worst = sorted(counts["quarantined"].items(), key=lambda item: (-item[1], item[0]))
+            reasons = ", ".join(f"{reason} {n:,}" for reason, n in worst[:5])
+            problems.append(
+                f"{quarantined:,} of {of_this_day:,} rows ({share:.2%}) are invalid, more than "
+                f"--max-quarantine {self.max_quarantine:.2%}: {reasons}; the rows are listed in "
+                f"{self.quarantine_root}"
+            )
+        return problems

@@ -1,0 +1,1 @@
+"""Raw listening logs with a known truth, for tests, proofs and benchmarks."""

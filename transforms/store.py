@@ -1,0 +1,168 @@
+"""The event store: user-bucketed, sorted, deduplicated partitions, one a day of arrival.
+
+    <store>/store.json                                   bucket count and hash seed, written once
+    <store>/events/dt=2026-01-05/                        a published version (transforms.manifest)
+        <version>/<attempt>/events/bucket-00012.parquet  STORE_SCHEMA, sorted by `sort_events`
+        <version>/<attempt>/item_day/part-00000.parquet  ITEM_DAY_SCHEMA
+        <version>/<attempt>/quarantine/part-00000.parquet  QUARANTINE_SCHEMA
+        <version>/<attempt>/set_aside/bucket-00012.parquet users above the event cap
+
+A bucket without events has no file.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Literal
+
+import polars as pl
+import pydantic
+
+from transforms import hashing, manifest, storage
+from transforms.buckets import MAX_BUCKETS, check_bucket_count
+from transforms.config import StrictModel
+from transforms.errors import DataRefusedError, UsageError
+from transforms.events import NEAR_DUPLICATE
+
+DEFAULT_BUCKETS = 32
+STORE_FILE = "store.json"
+
+# Counts of a track by the day it was played and the day the server knew. Near duplicates do not
+# count. A snapshot "as known at midnight before day D" is the sum over known_day < D.
+ITEM_DAY_SCHEMA: dict[str, pl.DataType] = {
+    "track_id": pl.String(),
+    "event_day": pl.Date(),
+    "known_day": pl.Date(),
+    "plays": pl.Int64(),
+    "streams": pl.Int64(),  # plays of at least 30 s
+    "impressions": pl.Int64(),
+    "likes": pl.Int64(),
+}
+ITEM_DAY_KEY = ["track_id", "event_day", "known_day"]
+
+# Where a rejected row lies; its content is never copied, so no personal data is in here.
+QUARANTINE_SCHEMA: dict[str, pl.DataType] = {
+    "reason": pl.String(),
+    "file": pl.String(),
+    "offset": pl.Int64(),
+}
+
+STREAM_MS = 30_000  # the 30 s rule of streaming counts (McInerney et al. 2018, BaRT)
+
+
+class StoreConfig(StrictModel):
+    """What all partitions of a store share. Written by the first ingest, never changed.
+
+    Attributes:
+      bucket_count: user buckets, a power of two.
+      hash_seed: key of the user hash.
+      user_key_id: id of the pseudonym key, or null if user ids are stored as they came.
+    """
+
+    format_version: Literal[1] = 1
+    bucket_count: int = pydantic.Field(ge=1, le=MAX_BUCKETS)
+    hash_seed: int = 0
+    user_key_id: str | None = None
+
+    @pydantic.field_validator("bucket_count")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        return check_bucket_count(value)
+
+
+def load_config(store: str) -> StoreConfig | None:
+    """The store's configuration, or None if there is no store at this path yet."""
+    path = storage.join(store, STORE_FILE)
+    if not storage.exists(path):
+        return None
+    try:
+        return StoreConfig.model_validate_json(storage.read_bytes(path))
+    except pydantic.ValidationError as error:
+        raise DataRefusedError(f"{path}: not a valid store: {error.errors()[0]['msg']}") from None
+
+
+def require_config(store: str) -> StoreConfig:
+    """`load_config`, or a one-line error if `store` is not a store."""
+    config = load_config(store)
+    if config is None:
+        raise UsageError(
+            f"--store: {store} is not an event store (no {STORE_FILE}); run `playhead ingest` first"
+        )
+    return config
+
+
+def create_or_check(store: str, buckets: int | None, user_key_id: str | None) -> StoreConfig:
+    """Creates the store at the first ingest; later, refuses options that contradict it."""
+    config = load_config(store)
+    if config is None:
+        wanted = StoreConfig(bucket_count=buckets or DEFAULT_BUCKETS, user_key_id=user_key_id)
+        data = json.dumps(wanted.model_dump(), indent=1, sort_keys=True).encode()
+        if storage.create_if_absent(storage.join(store, STORE_FILE), data):
+            return wanted
+        config = require_config(store)  # another first ingest was quicker
+    if buckets is not None and buckets != config.bucket_count:
+        raise UsageError(
+            f"--buckets: the store at {store} has {config.bucket_count}, got {buckets}; "
+            "leave the option out, or start a new store"
+        )
+    if user_key_id != config.user_key_id:
+        raise UsageError(
+            f"--user-key: the store at {store} was made with key {config.user_key_id or '(none)'}, "
+            f"got {user_key_id or '(none)'}; one store has one key"
+        )
+    return config
+
+
+def partition_root(store: str, day: datetime.date) -> str:
+    """Folder of a day's partition."""
+    return storage.join(store, "events", f"dt={day.isoformat()}")
+
+
+def partition_days(store: str) -> list[datetime.date]:
+    """Days that have a published partition, in order."""
+    days = []
+    for name in storage.list_folder(storage.join(store, "events")):
+        if not name.startswith("dt="):
+            continue
+        try:
+            day = datetime.date.fromisoformat(name.removeprefix("dt="))
+        except ValueError:
+            continue
+        if storage.exists(storage.join(partition_root(store, day), manifest.POINTER_NAME)):
+            days.append(day)
+    return sorted(days)
+
+
+def item_day_counts(table: pl.DataFrame) -> pl.DataFrame:
+    """ITEM_DAY_SCHEMA rows of a table of stored events, in no particular order."""
+    kind = pl.col("event_type")
+    counted = ~pl.col(NEAR_DUPLICATE) & kind.is_in(["play", "impression", "like"])
+    play = kind == "play"
+    return (
+        table.lazy()
+        .filter(counted & pl.col("track_id").is_not_null())
+        .group_by(
+            "track_id",
+            pl.col("event_time").dt.date().alias("event_day"),
+            pl.col("received_time").dt.date().alias("known_day"),
+        )
+        .agg(
+            play.sum().cast(pl.Int64).alias("plays"),
+            (play & (pl.col("played_ms") >= STREAM_MS)).sum().cast(pl.Int64).alias("streams"),
+            (kind == "impression").sum().cast(pl.Int64).alias("impressions"),
+            (kind == "like").sum().cast(pl.Int64).alias("likes"),
+        )
+        .select(list(ITEM_DAY_SCHEMA))
+        .collect()
+    )
+
+
+def sum_item_days(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    """One ITEM_DAY_SCHEMA row a key, sorted by key."""
+    return pl.concat(parts).group_by(ITEM_DAY_KEY).sum().sort(ITEM_DAY_KEY)
+
+
+def item_part(track_id: pl.Expr, parts: int) -> pl.Expr:
+    """Which of `parts` files counts of a track go to."""
+    return (hashing.hash64(track_id, "item-part") % parts).cast(pl.Int64)
