@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
+    from transforms.manifest import Manifest
     from transforms.publish import Draft
 
 LOCAL_RUNNER = "FnApiRunner"
@@ -199,6 +200,46 @@ def attempt(draft: Draft, keep: tuple[str, ...] = ()) -> Iterator[None]:
                 if name not in keep:
                     storage.delete_tree(storage.join(draft.attempt_root, name))
         raise
+
+
+def run_and_publish(
+    draft: Draft,
+    options: PipelineOptions,
+    stages: dict[str, float],
+    build_graph: Callable[[beam.Pipeline], None],
+    keep: tuple[str, ...] = (),
+) -> Manifest | None:
+    """Runs a job whose graph commits `draft`, and shows its progress.
+
+    Args:
+      draft: of the version.
+      options: Beam's.
+      stages: stage name to its total, for `console.show_progress`.
+      build_graph: adds the steps to a pipeline.
+      keep: see `attempt`.
+
+    Returns:
+      The published manifest; None if there was nothing to do or the job runs elsewhere (a line on
+      standard output says which).
+    """
+    from pipelines import console
+    from transforms import manifest
+
+    where = manifest.version_root(draft.root, draft.version)
+    done = manifest.load(draft.root, draft.version)
+    if done is not None:
+        manifest.set_current(draft.root, done)
+        print(f"{where} is already published from this input; nothing to do")
+        return None
+    with attempt(draft, keep), console.show_progress(stages, is_local(options)):
+        pipeline = make_pipeline(options)
+        build_graph(pipeline)
+        result = pipeline.run()
+        if not is_local(options):
+            print(f"submitted to {draft.runner}; the job publishes {where}")
+            return None
+        result.wait_until_finish()
+    return manifest.load(draft.root, draft.version)
 
 
 def user_error(error: BaseException) -> PlayheadError | None:

@@ -246,29 +246,21 @@ def ingest(args: argparse.Namespace, options: PipelineOptions) -> int:
     from transforms import manifest
 
     draft, store_config = plan(args, cli.runner_name(options))
-    done = manifest.load(draft.root, draft.version)
-    if done is not None:
-        manifest.set_current(draft.root, done)
-        print(f"{draft.root}: {draft.version} is already published from these files; nothing to do")
-        return 0
     totals = {
         "read": float(sum(entry.bytes for entry in draft.inputs)),
         "store": float(store_config.bucket_count),
     }
-    with cli.attempt(draft, keep=("quarantine",)), console.show_progress(
-        totals, cli.is_local(options)
-    ):
-        pipeline = cli.make_pipeline(options)
-        build_graph(pipeline, args, draft, store_config)
-        result = pipeline.run()
-        if not cli.is_local(options):
-            print(f"submitted to {draft.runner}; the job publishes {draft.root}/{draft.version}")
-            return 0
-        result.wait_until_finish()
-    published = manifest.load(draft.root, draft.version)
-    assert published is not None
+    published = cli.run_and_publish(
+        draft,
+        options,
+        totals,
+        lambda pipeline: build_graph(pipeline, args, draft, store_config),
+        keep=("quarantine",),
+    )
+    if published is None:
+        return 0
     rows = summary_rows(published) + console.cost_rows(started)
-    console.print_table(f"Published {draft.root}/{draft.version}", rows)
+    console.print_table(f"Published {manifest.version_root(draft.root, draft.version)}", rows)
     if published.status == "EMPTY":
         print("warning: no event was kept; the partition is published as EMPTY", file=sys.stderr)
     return 0

@@ -14,13 +14,13 @@ import polars as pl
 from apache_beam.metrics import Metrics
 
 from transforms import buckets, events, files, hashing, progress, pseudonyms, storage, store
-from transforms import tables as _coder  # noqa: F401  (registers the table coder)
 from transforms.adapters import get_adapter
 from transforms.adapters.base import EVENT_COLUMNS, OFFSET, REJECT_REASON, Adapter, InputFile
 from transforms.counts import Counts
 from transforms.errors import InputFileError
 from transforms.events import ValidityRules
 from transforms.manifest import FileEntry
+from transforms.tables import typed
 
 QUARANTINE = "quarantine"
 REPORTS = "reports"
@@ -169,17 +169,11 @@ class ReadEvents(beam.PTransform):
                 QUARANTINE, REPORTS, FILE_ERRORS, main="tables"
             )
         )
-        tables = outputs["tables"]
-        tables.element_type = tuple[str, int, pl.DataFrame]
-        rejected = outputs[QUARANTINE]
-        rejected.element_type = tuple[str, pl.DataFrame]
-        for tag in (REPORTS, FILE_ERRORS):
-            outputs[tag].element_type = str
         return {
-            "tables": tables,
-            "rejected": rejected,
-            "counts": outputs[REPORTS],
-            "file_errors": outputs[FILE_ERRORS],
+            "tables": typed(outputs["tables"], tuple[str, int, pl.DataFrame]),
+            "rejected": typed(outputs[QUARANTINE], tuple[str, pl.DataFrame]),
+            "counts": typed(outputs[REPORTS], str),
+            "file_errors": typed(outputs[FILE_ERRORS], str),
         }
 
 
@@ -288,13 +282,10 @@ class WriteBuckets(beam.PTransform):
         outputs = bucketed | "WriteBucket" >> beam.ParDo(
             _WriteBucketFn(self.config, self.attempt_root)
         ).with_outputs(REPORTS, ITEM_DAYS, main="files")
-        outputs["files"].element_type = str
-        outputs[REPORTS].element_type = str
-        outputs[ITEM_DAYS].element_type = tuple[int, pl.DataFrame]
         return {
-            "files": outputs["files"],
-            "counts": outputs[REPORTS],
-            "item_days": outputs[ITEM_DAYS],
+            "files": typed(outputs["files"], str),
+            "counts": typed(outputs[REPORTS], str),
+            "item_days": typed(outputs[ITEM_DAYS], tuple[int, pl.DataFrame]),
         }
 
 
@@ -319,9 +310,9 @@ class WriteItemDays(beam.PTransform):
             item_days
             | "GroupByItemPart" >> beam.GroupByKey()
             | "SumItemDays"
-            >> beam.MapTuple(_write_item_part, attempt_root=self.attempt_root).with_output_types(
-                str
-            )
+            >> beam.MapTuple(
+                functools.partial(_write_item_part, attempt_root=self.attempt_root)
+            ).with_output_types(str)
         )
 
 
@@ -358,7 +349,7 @@ class WriteQuarantine(beam.PTransform):
             | "GroupByFile" >> beam.GroupByKey()
             | "WriteQuarantinePart"
             >> beam.MapTuple(
-                _write_quarantine_part, attempt_root=self.attempt_root
+                functools.partial(_write_quarantine_part, attempt_root=self.attempt_root)
             ).with_output_types(str)
         )
 

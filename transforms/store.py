@@ -12,6 +12,7 @@ A bucket without events has no file.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from typing import Literal
@@ -24,6 +25,7 @@ from transforms.buckets import MAX_BUCKETS, check_bucket_count
 from transforms.config import StrictModel
 from transforms.errors import DataRefusedError, UsageError
 from transforms.events import NEAR_DUPLICATE
+from transforms.manifest import Manifest
 
 DEFAULT_BUCKETS = 32
 STORE_FILE = "store.json"
@@ -132,6 +134,79 @@ def partition_days(store: str) -> list[datetime.date]:
         if storage.exists(storage.join(partition_root(store, day), manifest.POINTER_NAME)):
             days.append(day)
     return sorted(days)
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """A published partition of the store.
+
+    Attributes:
+      root: its folder.
+      day: UTC day of arrival, or of the import.
+      manifest: of its current version.
+    """
+
+    root: str
+    day: datetime.date
+    manifest: Manifest
+
+    @property
+    def stands_for(self) -> tuple[datetime.date, datetime.date] | None:
+        """Inclusive range of days whose arrivals this partition holds; None for an empty import.
+
+        A daily partition stands for its day. An import of a source that does not tell when events
+        arrived stands for every day from its first event to its last.
+        """
+        if self.manifest.config["one_day_only"]:
+            return self.day, self.day
+        return self.event_days
+
+    @property
+    def event_days(self) -> tuple[datetime.date, datetime.date] | None:
+        """First and last UTC day of event_time in it; None if it has no events."""
+        days = list(self.manifest.counts.get("by_event_day", {}))
+        if not days:
+            return None
+        return datetime.date.fromisoformat(min(days)), datetime.date.fromisoformat(max(days))
+
+    def paths(self, role: str) -> list[str]:
+        """Full paths of its files of a role."""
+        files = self.manifest.files_of(role)
+        return [manifest.file_path(self.root, self.manifest, entry) for entry in files]
+
+    def bucket_path(self, bucket: int) -> str | None:
+        """Full path of a bucket's events; None if the bucket has none."""
+        for entry in self.manifest.files_of("events"):
+            if entry.first_bucket == bucket:
+                return manifest.file_path(self.root, self.manifest, entry)
+        return None
+
+
+def partitions(store: str) -> list[Partition]:
+    """Every published partition, by day."""
+    found = []
+    for day in partition_days(store):
+        root = partition_root(store, day)
+        current = manifest.load_current(root)
+        if current is not None:
+            found.append(Partition(root, day, current))
+    return found
+
+
+def read_events(
+    path: str,
+    columns: list[str],
+    first_us: int,
+    end_us: int,
+    received_before_us: int,
+) -> pl.DataFrame:
+    """Some columns of a bucket's events in [first, end) that were received before an instant."""
+    with storage.open_read(path) as stream:
+        table = pl.read_parquet(stream, columns=columns)
+    event, received = (pl.col(name).to_physical() for name in ("event_time", "received_time"))
+    wanted = (event >= first_us) & (event < end_us) & (received < received_before_us)
+    kept = table.select(wanted.alias("wanted")).to_series()
+    return (table if kept.all() else table.filter(kept)).select(columns)
 
 
 def item_day_counts(table: pl.DataFrame) -> pl.DataFrame:

@@ -7,9 +7,11 @@ Beam picks a coder by type hint. Every PTransform that yields tables annotates i
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import apache_beam as beam
 import polars as pl
+from apache_beam.typehints.native_type_compatibility import convert_to_beam_type
 
 # A table of 131,072 events is about 30 MB in memory. Elements stay between 1 MB and 64 MB.
 IPC_COMPRESSION = "lz4"
@@ -47,3 +49,9 @@ class TableCoder(beam.coders.Coder):
 
 
 beam.coders.registry.register_coder(pl.DataFrame, TableCoder)
+
+
+def typed(pcoll: beam.PCollection, hint: Any) -> beam.PCollection:
+    """Declares the element type of one output of a ParDo with several; decides its coder."""
+    pcoll.element_type = convert_to_beam_type(hint)
+    return pcoll

@@ -154,14 +154,15 @@ def epoch_time(expr: pl.Expr, unit: str) -> Parsed:
         # Seconds may carry a fraction (ListenBrainz inserted_at); doubles hold microseconds until
         # the year 2255.
         micros = (number * 1e6).round()
-        value = pl.when(micros.is_finite() & (micros.abs() < 9e18)).then(micros)
+        value: pl.Expr = pl.when(micros.is_finite() & (micros.abs() < 9e18)).then(micros)
     else:
         whole = expr.cast(pl.Int64, strict=False)
         factor = {"ms": 1000, "us": 1}.get(unit)
         if factor is None:
             value = whole // 1000
         else:
-            value = pl.when(whole.abs() < 9_000_000_000_000_000_000 // factor).then(whole * factor)
+            limit = 9_000_000_000_000_000_000 // factor
+            value = pl.when(whole.is_between(-limit, limit)).then(whole * factor)
     return Parsed(value.cast(pl.Int64, strict=False).cast(pl.Datetime("us", "UTC")), expr)
 
 

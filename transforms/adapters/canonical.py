@@ -2,7 +2,7 @@
 
 Columns are the fields of `schemas.LISTENING_EVENT` by name (an older writer's alias counts too);
 other columns are ignored and optional ones may be missing. Event ids and arrival times are the
-source's own.
+source's own; where `source` is missing or null, it is the name of the format.
 
 Times:
 
@@ -20,7 +20,8 @@ like any other.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import polars as pl
 
@@ -38,48 +39,46 @@ from transforms.adapters.base import (
 from transforms.adapters.containers import read_avro, read_json_lines, read_parquet
 from transforms.errors import InputFileError
 
-_SOURCE = "source"
 _TIMES = [field.name for field in LISTENING_EVENT.fields if field.kind is Kind.TIMESTAMP_US]
-_AVRO_SCHEMA = forms.avro_schema(LISTENING_EVENT)
 
 
 def _names(field: Field) -> tuple[str, ...]:
     return (field.name, *field.aliases)
 
 
-def stored_time(column: str, dtype: pl.DataType) -> Parsed:
+def stored_time(stored: pl.Expr, dtype: pl.DataType) -> Parsed:
     """The instant in a column of a typed file: Datetime of any unit (naive is UTC), or int64 us."""
-    stored = pl.col(column)
     if isinstance(dtype, pl.Datetime):
         return epoch_time(stored.to_physical(), dtype.time_unit)
     return epoch_time(stored, "us")
 
 
-def text_time(column: str) -> Parsed:
-    """The instant in a text column: digits alone are microseconds, all else is ISO 8601."""
-    text = pl.col(column)
+def text_time(text: pl.Expr) -> Parsed:
+    """The instant in text: digits alone are microseconds, all else is ISO 8601."""
     digits = text.str.contains(r"^-?[0-9]+$")
     value = pl.when(digits).then(epoch_time(text, "us").value).otherwise(iso_time(text).value)
     return Parsed(value, text)
 
 
-def _to_events(raw: pl.DataFrame) -> pl.DataFrame:
+def _to_events(raw: pl.DataFrame, name: str) -> pl.DataFrame:
     fields: dict[str, pl.Expr | Parsed] = {}
     for field in LISTENING_EVENT.fields:
-        present = [name for name in _names(field) if name in raw.columns]
+        present = [each for each in _names(field) if each in raw.columns]
         if not present:
             continue
-        dtype = raw.schema[present[0]]
+        dtype, given = raw.schema[present[0]], pl.coalesce(present)
         if field.kind is not Kind.TIMESTAMP_US:
-            fields[field.name] = pl.col(present[0])
+            fields[field.name] = given
         elif dtype == pl.String:
-            fields[field.name] = text_time(present[0])
+            fields[field.name] = text_time(given)
         else:
-            fields[field.name] = stored_time(present[0], dtype)
-    events = conform(raw, fields, "")
-    # `source` names who first adapted the event, and stays what it is.
-    source = fields.get(_SOURCE, pl.lit(None, pl.String))
-    return events.with_columns(raw.select(pl.col(source)).to_series().alias(_SOURCE))
+            fields[field.name] = stored_time(given, dtype)
+    events = conform(raw, fields, name)
+    if "source" not in raw.columns:
+        return events
+    # An event that names who first adapted it keeps that name.
+    source = raw["source"].cast(pl.String)
+    return events.with_columns(source=pl.coalesce(source, "source"))
 
 
 def _read_parquet(file: InputFile) -> Iterator[RawTable]:
@@ -100,7 +99,7 @@ def check_columns(file: InputFile, rows: pl.DataFrame) -> None:
     for field in LISTENING_EVENT.fields:
         present = [name for name in _names(field) if name in rows.columns]
         if not present:
-            if field.required:
+            if field.required and field.name != "source":
                 raise InputFileError(file.path, f"has no column {field.name!r}, which is required")
             continue
         dtype = rows.schema[present[0]]
@@ -130,18 +129,25 @@ _JSON_SCHEMA: dict[str, pl.DataType] = {
 }
 
 
-def _adapter(name: str, summary: str, read: functools.partial[Iterator[RawTable]]) -> Adapter:
-    return Adapter(name, summary, read, _to_events, has_event_id=True, arrival_known=True)
+def _avro_schema() -> dict[str, Any]:
+    schema = forms.avro_schema(LISTENING_EVENT)
+    for field in schema["fields"]:
+        if field["name"] == "source":
+            field |= {"type": ["null", "string"], "default": None}
+    return schema
+
+
+def _adapter(name: str, summary: str, read: Callable[[InputFile], Iterator[RawTable]]) -> Adapter:
+    to_events = functools.partial(_to_events, name=name)
+    return Adapter(name, summary, read, to_events, has_event_id=True, arrival_known=True)
 
 
 AVRO = _adapter(
     "avro",
     "ListeningEvents in Avro container files",
-    functools.partial(read_avro, reader_schema=_AVRO_SCHEMA),
+    functools.partial(read_avro, reader_schema=_avro_schema()),
 )
-PARQUET = _adapter(
-    "parquet", "ListeningEvents in Parquet files", functools.partial(_read_parquet)
-)
+PARQUET = _adapter("parquet", "ListeningEvents in Parquet files", _read_parquet)
 JSONL = _adapter(
     "jsonl",
     "ListeningEvents as JSON, one a line (also .gz, .zst)",

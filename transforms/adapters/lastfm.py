@@ -18,25 +18,30 @@ from __future__ import annotations
 
 import polars as pl
 
-from transforms.adapters.base import Adapter, conform, iso_time, non_empty
+from transforms.adapters.base import Adapter, Parsed, conform, iso_time, non_empty
 from transforms.adapters.containers import read_delimited
 
 COLUMNS = ("user_id", "timestamp", "artist_mbid", "artist_name", "track_mbid", "track_name")
 
 
 def _events(raw: pl.DataFrame) -> pl.DataFrame:
-    artist = non_empty(pl.col("artist_name")).str.normalize()
-    track = non_empty(pl.col("track_name")).str.normalize()
-    time = iso_time(non_empty(pl.col("timestamp")))
+    # What several fields need is computed once.
+    rows = raw.with_columns(
+        _time=iso_time(pl.col("timestamp")).value,
+        _written=non_empty(pl.col("timestamp")),
+        _artist=non_empty(pl.col("artist_name")).str.normalize(),
+        _track=non_empty(pl.col("track_name")).str.normalize(),
+    )
+    time = Parsed(pl.col("_time"), pl.col("_written"))
     return conform(
-        raw,
+        rows,
         {
             "event_type": pl.lit("play"),
             "user_id": non_empty(pl.col("user_id")),
             "track_id": pl.coalesce(
-                non_empty(pl.col("track_mbid")), pl.concat_str(artist, pl.lit(" - "), track)
+                non_empty(pl.col("track_mbid")), pl.concat_str("_artist", pl.lit(" - "), "_track")
             ),
-            "artist_id": pl.coalesce(non_empty(pl.col("artist_mbid")), artist),
+            "artist_id": pl.coalesce(non_empty(pl.col("artist_mbid")), "_artist"),
             "event_time": time,
             "received_time": time,
             "time_quality": pl.lit("reported"),

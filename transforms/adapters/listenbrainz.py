@@ -41,7 +41,7 @@ from transforms.adapters.base import (
 from transforms.adapters.containers import read_json_lines, read_parquet
 from transforms.errors import InputFileError
 
-FIRST_LISTEN = datetime.datetime(2002, 9, 30, 18, 30, tzinfo=datetime.timezone.utc)  # 1033410600
+FIRST_LISTEN = datetime.datetime(2002, 9, 30, 18, 30, tzinfo=datetime.UTC)  # 1033410600
 
 _TRACK = "track_metadata."
 _INFO = _TRACK + "additional_info."

@@ -74,16 +74,15 @@ def _integer(name: str, low: int, high: int) -> pl.Expr:
 
 def _events(raw: pl.DataFrame) -> pl.DataFrame:
     position = _integer("session_position", 1, 20)
-    time = Parsed(
-        pl.col("date").str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us", "UTC"))
-        + pl.duration(
-            hours=_integer("hour_of_day", 0, 23),
-            # A position out of range has a reason of its own.
-            minutes=(position.fill_null(1) - 1) * _MINUTES_A_TRACK,
-            time_unit="us",
-        ),
-        pl.col("date"),
+    start = pl.col("date").str.to_date("%Y-%m-%d", strict=False).cast(
+        pl.Datetime("us", "UTC")
+    ) + pl.duration(
+        hours=_integer("hour_of_day", 0, 23),
+        # A position out of range has a reason of its own.
+        minutes=(position.fill_null(1) - 1) * _MINUTES_A_TRACK,
+        time_unit="us",
     )
+    time = Parsed(pl.col("_time"), pl.col("date"))
     flags = [_boolean(name) for name in ("skip_1", "skip_2", "skip_3", "not_skipped")]
     skip_1, skip_2, skip_3, not_skipped = (flag.value for flag in flags)
     level = (
@@ -99,7 +98,7 @@ def _events(raw: pl.DataFrame) -> pl.DataFrame:
     )
     session = non_empty(pl.col("session_id"))
     events = conform(
-        raw,
+        raw.with_columns(_time=start),
         {
             "event_type": pl.lit("play"),
             "user_id": session,

@@ -88,7 +88,7 @@ _SMALL: dict[str, pl.DataType] = {
     "msPlayed": pl.Int64(),
 }
 
-_LAUNCH = datetime.datetime(2008, 10, 7, tzinfo=datetime.timezone.utc)
+_LAUNCH = datetime.datetime(2008, 10, 7, tzinfo=datetime.UTC)
 _CLOCK_SLACK = datetime.timedelta(seconds=60)
 _RUN_GAP = datetime.timedelta(seconds=10)
 _CROSSFADE_MS = 12_000  # the longest the app offers

@@ -43,7 +43,7 @@ from transforms.adapters.base import (
 from transforms.adapters.containers import read_parquet
 from transforms.errors import InputFileError
 
-START = datetime.datetime(2024, 1, 1, tzinfo=datetime.timezone.utc)
+START = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
 
 _ACTIONS = {"listen": "play", "dislike": "hide"}  # like and unlike keep their names
 _SURFACES = {0: "home", 1: "unknown"}

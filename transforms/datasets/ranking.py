@@ -119,7 +119,7 @@ class BuildRange:
 
 @dataclasses.dataclass(frozen=True)
 class RankingRows:
-    """Rows of `schema(spec)` in keyed-hash order, and counts of where examples went."""
+    """Rows of `schema(spec)`, by user and time, and counts of where examples went."""
 
     rows: pl.DataFrame
     counts: Counts
@@ -212,8 +212,14 @@ def build_rows(
         "session_overflow": int(in_sessions.overflow[at].sum()),
         "labels": _label_counts(table),
     }
-    order = hashing.hash64(pl.col("event_id"), "row-order", spec.seed)
-    return RankingRows(table.sort(order, "event_id", "user_id"), counts)
+    return RankingRows(table, counts)
+
+
+def order_rows(table: pl.DataFrame, spec: RankingSpec) -> pl.DataFrame:
+    """Rows in the order of a keyed hash of (user, event), so that position tells nothing."""
+    key = pl.concat_str("user_id", "event_id", separator="\x1f")
+    order = hashing.hash64(key, "row-order", spec.seed)
+    return table.sort(order, "event_id", "user_id")
 
 
 def _examples(

@@ -659,9 +659,9 @@ class _Day:
 
 
 def _events_per_session(config: SimulationConfig) -> float:
-    """Mean events of a session, from the shares above (clicks 0.12 a slot, actions 0.14 a play)."""
+    """Mean events of a session, from the shares above (clicks 0.15 a slot, actions 0.14 a play)."""
     home = config.home_share * (1 - config.offline_share)
-    plays = home * config.slate_size * 0.12 + 1 - home
+    plays = home * config.slate_size * 0.15 + 1 - home
     return SESSION_STEPS * (home * config.slate_size + plays * 1.14)
 
 

@@ -13,7 +13,7 @@ The model, with d = days since `start_date`:
 * a user's taste is x_u(d) = cos(t_u d) a_u + sin(t_u d) b_u, a_u and b_u orthogonal unit vectors:
   it drifts by the angle t_u a day;
 * affinity(u, i, d) = <x_u(d), v_i>, and
-  relevance(u, i, d) = 0.8 sigmoid(-1.6 + 2.4 affinity + 0.5 q_i);
+  relevance(u, i, d) = 0.8 sigmoid(-1.9 + 2.4 affinity + 0.5 q_i);
 * a user's cluster on day d is the genre with the largest <x_u(d), c_g>.
 
 Logging policy of Home. For each (day, cluster) a retrieval step picks slate_size x
@@ -31,7 +31,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
-from typing import Self
 
 import numpy as np
 import polars as pl
@@ -116,7 +115,7 @@ class SimulationConfig(StrictModel):
     events_per_user_day: float = pydantic.Field(
         40.0, ge=1.0, le=500.0, description="Mean events of a listener and day, all types; about."
     )
-    home_share: float = _share(0.2, "Chance that a step of a session is a visit of Home.")
+    home_share: float = _share(0.22, "Chance that a step of a session is a visit of Home.")
     drift_degrees: float = pydantic.Field(
         1.5, ge=0.0, le=45.0, description="Mean drift of a taste, degrees a day."
     )
@@ -168,7 +167,7 @@ class SimulationConfig(StrictModel):
     )
 
     @pydantic.model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> SimulationConfig:
         if self.artists > self.tracks:
             raise ValueError(f"artists ({self.artists}) must be at most tracks ({self.tracks})")
         if not 1990 <= self.start_date.year <= 2100:
@@ -452,7 +451,7 @@ class World:
     def relevance(self, affinity: FloatArray, track: IntArray) -> FloatArray:
         """Chance in [0, 0.8] that a listener who examines the track on Home clicks it."""
         result: FloatArray = RELEVANCE_MAX / (
-            1.0 + np.exp(1.6 - 2.4 * affinity - 0.5 * self.quality[track])
+            1.0 + np.exp(1.9 - 2.4 * affinity - 0.5 * self.quality[track])
         )
         return result
 

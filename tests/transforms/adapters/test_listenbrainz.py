@@ -25,7 +25,7 @@ RELEASE = "3f1a1b9e-5d9c-4a80-9c7e-2f5a8f1f0004"
 
 
 def at(text: str) -> datetime.datetime:
-    return datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.timezone.utc)
+    return datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.UTC)
 
 
 def listen(
@@ -244,7 +244,7 @@ def spark(rows: list[dict[str, Any]], schema: pa.Schema = SPARK) -> bytes:
 
 
 def test_golden_spark_rows() -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "created": NAIVE + datetime.timedelta(days=1),
             "recording_mbid": MBID,
@@ -266,7 +266,7 @@ def test_golden_spark_rows() -> None:
 
 
 def test_spark_bounds_and_missing_ids() -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"listened_at": datetime.datetime(1970, 1, 1)},  # noqa: DTZ001
         {"listened_at": None},
         {"recording_msid": None},

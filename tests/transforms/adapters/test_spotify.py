@@ -67,7 +67,7 @@ def reasons(rows: Any, name: str = "spotify") -> list[str | None]:
 
 
 def at(text: str) -> datetime.datetime:
-    return datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.timezone.utc)
+    return datetime.datetime.fromisoformat(text).replace(tzinfo=datetime.UTC)
 
 
 def test_golden_play() -> None:

@@ -1,0 +1,289 @@
+"""The event store to one version of a dataset.
+
+    python -m pipelines.build --store store --spec specs/ranking.yaml \\
+        --start-date 2026-01-06 --end-date 2026-01-07 --output datasets/ranking [Beam options]
+
+For each shard: read the columns that are needed of its buckets -> sessions, attribution, features
+as of each example, labels -> rows in keyed order -> write; then check and commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import secrets
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from pipelines import cli, console
+from transforms.errors import DataRefusedError, UsageError
+from transforms.version import __version__
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from transforms.building import BuildPlan
+    from transforms.manifest import Manifest
+    from transforms.publish import Draft
+    from transforms.specs import RankingSpec
+    from transforms.store import Partition
+
+EXAMPLE = (
+    "playhead build --store store --spec specs/ranking.yaml --start-date 2026-01-06 "
+    "--end-date 2026-01-07 --output datasets/ranking"
+)
+_ONE_DAY = datetime.timedelta(days=1)
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(
+        "playhead build", "Builds and publishes a dataset version from the event store.", EXAMPLE
+    )
+    parser.add_argument("--store", required=True, metavar="DIR", help="event store to read")
+    parser.add_argument("--spec", required=True, metavar="FILE", help="YAML spec of the dataset")
+    parser.add_argument(
+        "--start-date", required=True, type=cli.iso_date, metavar="D",
+        help="first UTC day of examples, YYYY-MM-DD",
+    )
+    parser.add_argument(
+        "--end-date", required=True, type=cli.iso_date, metavar="D",
+        help="last UTC day of examples, inclusive",
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="folder of the dataset's versions"
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true",
+        help="treat days without a partition as days without events",
+    )
+    return parser  # fmt: skip
+
+
+def _covered_days(partitions: list[Partition]) -> set[datetime.date]:
+    covered = set()
+    for partition in partitions:
+        if partition.stands_for is not None:
+            first, last = partition.stands_for
+            covered |= {first + _ONE_DAY * i for i in range((last - first).days + 1)}
+    return covered
+
+
+def _check_days(
+    start: datetime.date, end: datetime.date, covered: set[datetime.date], allow_missing: bool
+) -> datetime.date:
+    """The first day after the range whose arrivals are not known.
+
+    Raises:
+      DataRefusedError: if a day of the range has no partition.
+    """
+    days = [start + _ONE_DAY * i for i in range((end - start).days + 1)]
+    missing = [day.isoformat() for day in days if day not in covered]
+    if missing and not allow_missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        held = f"it holds {min(covered)} to {max(covered)}" if covered else "it is empty"
+        raise DataRefusedError(
+            f"the store has no partition for {len(missing)} of {len(days)} days ({shown}); {held}; "
+            "ingest them, or give --allow-missing to treat them as days without events"
+        )
+    day = end + _ONE_DAY
+    while day in covered:
+        day += _ONE_DAY
+    return day
+
+
+def _play_sources(spec: RankingSpec, partitions: list[Partition]) -> tuple[str, ...]:
+    by_source: dict[str, dict[str, int]] = {}
+    for partition in partitions:
+        for source, kinds in partition.manifest.counts.get("by_source", {}).items():
+            total = by_source.setdefault(source, {})
+            for kind, n in kinds.items():
+                total[kind] = total.get(kind, 0) + n
+    if spec.examples.rows == "impression":
+        return ()
+    return tuple(
+        sorted(
+            source
+            for source, kinds in by_source.items()
+            if spec.examples.rows == "play" or not kinds.get("impression")
+        )
+    )
+
+
+def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
+    """Everything that is decided before a pipeline exists.
+
+    Returns:
+      The draft of the version, the plan of the build, and the store's bucket count.
+
+    Raises:
+      UsageError, DataRefusedError: before any work, for a range or spec that cannot be built.
+    """
+    from transforms import building, manifest, publish, storage, store
+    from transforms.config import load_yaml
+    from transforms.datasets import ranking
+    from transforms.specs import RankingSpec
+
+    if args.end_date < args.start_date:
+        raise UsageError(
+            f"--end-date: expected {args.start_date} or later, got {args.end_date}"
+        )
+    spec = load_yaml(args.spec, RankingSpec)
+    config = store.require_config(args.store)
+    if spec.shards > config.bucket_count:
+        raise UsageError(
+            f"{args.spec}: shards: expected at most the store's {config.bucket_count} buckets, "
+            f"got {spec.shards}"
+        )
+    first_us = ranking.day_start_us(args.start_date)
+    end_us = ranking.day_start_us(args.end_date + _ONE_DAY)
+    read_first_us = first_us - spec.left_context_us
+    read_end_us = end_us + spec.right_context_us
+    as_of_us = read_end_us + spec.lateness_us
+
+    everything = store.partitions(args.store)
+    partitions = []
+    for partition in everything:
+        days = partition.event_days
+        daily = partition.manifest.config["one_day_only"]
+        if daily and ranking.day_start_us(partition.day) >= as_of_us:
+            continue
+        if days and (
+            ranking.day_start_us(days[0]) < read_end_us
+            and ranking.day_start_us(days[1] + _ONE_DAY) > read_first_us
+        ):
+            partitions.append(partition)
+    covered = _covered_days(everything)
+    known_until = _check_days(args.start_date, args.end_date, covered, args.allow_missing)
+    within = ranking.BuildRange(
+        first_us=first_us,
+        end_us=end_us,
+        watermark_us=min(as_of_us, ranking.day_start_us(known_until)),
+        play_sources=_play_sources(spec, partitions),
+    )
+    inputs = tuple(
+        manifest.InputVersionEntry(
+            name=f"events/dt={partition.day.isoformat()}",
+            version=partition.manifest.version,
+            digest=partition.manifest.digest(),
+        )
+        for partition in partitions
+    )
+    settings: dict[str, Any] = {
+        "spec": spec.model_dump(mode="json"),
+        "start_date": args.start_date.isoformat(),
+        "end_date": args.end_date.isoformat(),
+        "known_until": known_until.isoformat(),
+        "play_sources": list(within.play_sources),
+    }
+    fingerprint = manifest.fingerprint(
+        {
+            "job": "build",
+            "config": settings,
+            "inputs": [entry.model_dump() for entry in inputs],
+            "code": __version__,
+        }
+    )
+    draft = publish.Draft(
+        root=args.output,
+        kind="dataset",
+        name=spec.name,
+        version=f"{args.start_date}_{args.end_date}-{fingerprint}",
+        fingerprint=fingerprint,
+        code_version=__version__,
+        config=settings,
+        columns=ranking.columns(spec),
+        inputs=inputs,
+        attempt=f"attempt-{secrets.token_hex(6)}",
+        started_at=publish.utc_now(),
+        runner=runner,
+    )
+    event_paths: dict[int, list[str]] = {}
+    for partition in partitions:
+        for entry in partition.manifest.files_of("events"):
+            path = manifest.file_path(partition.root, partition.manifest, entry)
+            event_paths.setdefault(entry.first_bucket or 0, []).append(path)
+    build_plan = building.BuildPlan(
+        spec=spec,
+        within=within,
+        read_first_us=read_first_us,
+        read_end_us=read_end_us,
+        received_before_us=as_of_us,
+        event_paths=event_paths,
+        item_day_paths=[path for p in partitions for path in p.paths("item_day")],
+        attempt_root=draft.attempt_root,
+        snapshot_path=storage.join(draft.spill_root, "item_snapshots.arrow"),
+    )
+    return draft, build_plan, config.bucket_count
+
+
+def build_graph(pipeline: Any, draft: Draft, build_plan: BuildPlan, bucket_count: int) -> None:
+    """The build graph; its last step commits."""
+    import apache_beam as beam
+
+    from transforms import building, publish
+
+    shards = building.plan_shards(bucket_count, build_plan.spec.shards)
+    built = (
+        pipeline
+        | "ListShards" >> beam.Create(shards)
+        | "BuildShards" >> building.BuildShards(build_plan)
+    )
+    no_errors = pipeline | "NoFileErrors" >> beam.Create([]).with_output_types(str)
+    _ = {**built, "file_errors": no_errors} | "PublishVersion" >> publish.PublishVersion(
+        draft, building.BuildGate(), building.SPLIT
+    )
+
+
+def summary_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    """Lines of the table at the end."""
+    counts = manifest.counts
+    examples = counts.get("examples", 0)
+    rows = [
+        ("partitions read", f"{len(manifest.inputs):,}"),
+        ("events read", f"{counts.get('events', 0):,}"),
+        ("duplicates across partitions", f"{counts.get('duplicate_across_partitions', 0):,}"),
+        ("near duplicates left out", f"{counts.get('near_duplicate', 0):,}"),
+        ("examples", f"{examples:,}"),
+        ("immature, withheld", f"{counts.get('immature', 0):,}"),
+        ("sessions", f"{counts.get('sessions', 0):,}"),
+    ]
+    for name, tally in counts.get("labels", {}).items():
+        known = examples - tally["unknown"]
+        text = console.share_text(tally["true"], known) if known else "unknown"
+        rows.append((f"label: {name}", text))
+    return rows
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Runs the job with the given command line; returns the exit code."""
+    args, rest = cli.parse(build_parser(), argv)
+    return build(args, cli.beam_options(rest))
+
+
+def build(args: argparse.Namespace, options: PipelineOptions) -> int:
+    """Plans, runs and reports one build."""
+    started = time.monotonic()
+    from transforms import manifest
+
+    draft, build_plan, bucket_count = plan(args, cli.runner_name(options))
+    published = cli.run_and_publish(
+        draft,
+        options,
+        {"build": float(bucket_count)},
+        lambda pipeline: build_graph(pipeline, draft, build_plan, bucket_count),
+    )
+    if published is not None:
+        rows = summary_rows(published) + console.cost_rows(started)
+        console.print_table(f"Published {manifest.version_root(draft.root, draft.version)}", rows)
+        if published.status == "EMPTY":
+            print("warning: no example was made; the version is EMPTY", file=sys.stderr)
+    return 0
+
+
+def main() -> int:
+    return cli.main("playhead build", run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
