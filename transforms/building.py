@@ -100,7 +100,7 @@ def _day_of(instant_us: int) -> Any:
 def _load_snapshots(path: str) -> pl.DataFrame:
     """The snapshots, once a worker process; a local file is mapped into memory, not read."""
     if storage.is_local(path):
-        return pl.read_ipc(path, memory_map=True)
+        return pl.read_ipc(path)
     with storage.open_read(path) as stream:
         return pl.read_ipc(stream)
 
