@@ -116,6 +116,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, Any]:
     Raises:
       UsageError: for options that do not fit each other, the files or the store.
     """
+    from schemas import forms
     from transforms import events, manifest, pseudonyms, publish, storage, store
     from transforms.adapters import get_adapter
 
@@ -143,7 +144,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, Any]:
         {"job": "ingest", "config": config, "inputs": contents, "code": __version__}
     )
     columns = tuple(
-        manifest.ColumnEntry(name=name, type=str(kind))
+        manifest.ColumnEntry(name=name, type=forms.type_name(kind))
         for name, kind in events.STORE_SCHEMA.items()
     )
     draft = publish.Draft(

@@ -123,6 +123,26 @@ def polars_schema(schema: Schema) -> dict[str, pl.DataType]:
     return {field.name: types[field.kind] for field in schema.fields}
 
 
+def type_name(kind: pl.DataType) -> str:
+    """The Arrow name of a column's type, as manifests and people read it."""
+    import polars as pl
+
+    if isinstance(kind, pl.List):
+        inner = kind.inner
+        return f"list<{type_name(inner() if isinstance(inner, type) else inner)}>"
+    names = {
+        pl.String(): "string",
+        pl.Boolean(): "bool",
+        pl.Int32(): "int32",
+        pl.Int64(): "int64",
+        pl.UInt64(): "uint64",
+        pl.Float64(): "double",
+        pl.Date(): "date32",
+        pl.Datetime("us", "UTC"): "timestamp[us, tz=UTC]",
+    }
+    return names[kind]
+
+
 def bigquery_schema(schema: Schema) -> list[dict[str, str]]:
     """The table schema as BigQuery's JSON API and `bq load` read it."""
     return [

@@ -90,7 +90,7 @@ def columns(spec: RankingSpec) -> tuple[ColumnEntry, ...]:
     return tuple(
         ColumnEntry(
             name=name,
-            type=str(kind),
+            type=forms.type_name(kind),
             nullable=name not in required,
             description=described[name][1],
             family=described[name][0],

@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 from collections.abc import Callable
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import polars as pl
 
@@ -76,7 +76,7 @@ class Format:
 def compressed(stream: BinaryIO, compression: str) -> BinaryIO:
     """The stream behind a compressor: `none`, `gzip` or `zstd`. Closing it closes both."""
     if compression == "gzip":
-        return _Gzip(stream)
+        return cast(BinaryIO, _Gzip(stream))
     if compression == "zstd":
         import zstandard
 
@@ -100,7 +100,7 @@ class _Gzip(gzip.GzipFile):
 
 
 def _own(table: pl.DataFrame) -> pl.DataFrame:
-    return table.drop(RECEIVED, TYPE)
+    return table.drop(RECEIVED, TYPE, strict=False)
 
 
 class _TypedFile:
@@ -111,8 +111,11 @@ class _TypedFile:
             raise ValueError("a typed container takes no encoded records")
 
 
-class _ParquetFile(_TypedFile):
-    """Parquet, one row group a `write`. Snappy: fast, and what loggers write."""
+class ParquetFile(_TypedFile):
+    """Parquet, one row group a `write`. Snappy: fast, and what loggers write.
+
+    A file without any `write` is empty, which is no Parquet: write a table without rows at least.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -126,7 +129,6 @@ class _ParquetFile(_TypedFile):
             # Without Arrow's own schema, text is plain UTF-8 to any reader.
             self._writer = pq.ParquetWriter(
                 self._stream, rows.schema, compression="snappy", store_schema=False,
-                write_statistics=["received_time", "event_time"],
             )  # fmt: skip
         self._writer.write_table(rows, row_group_size=max(rows.num_rows, 1))
 
@@ -346,12 +348,12 @@ def _text(
 FORMATS = {
     each.name: each
     for each in (
-        Format("parquet", ".parquet", canonical, _ParquetFile),
+        Format("parquet", ".parquet", canonical, ParquetFile),
         Format("avro", ".avro", canonical, _AvroFile),
         _text("jsonl", ".jsonl", canonical_json, encode_json),
         _text("lastfm1k", ".tsv", lastfm1k, encode_tabs),
         _text("spotify", ".json", spotify, encode_json, (b"[\n", b",\n", b"\n]\n")),
         _text("listenbrainz", ".jsonl", listenbrainz, encode_json),
-        Format("yambda_multi_event", ".parquet", yambda_multi_event, _ParquetFile),
+        Format("yambda_multi_event", ".parquet", yambda_multi_event, ParquetFile),
     )
 }

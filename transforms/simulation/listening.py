@@ -195,7 +195,7 @@ def users_table(world: World, block: int) -> pl.DataFrame:
             "drift_radians": users.angle,
             "taste": pl.Series(users.taste.tolist()),
         }
-    ).cast(dict(USERS_SCHEMA))
+    ).cast(pl.Schema(USERS_SCHEMA))
     return frame.head(world.config.users - users.first)
 
 

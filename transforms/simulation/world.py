@@ -332,7 +332,7 @@ class World:
                 "release_time": start + self.release_ms * 1000,
             }
         )
-        return frame.cast(dict(forms.polars_schema(CATALOG)))
+        return frame.cast(pl.Schema(forms.polars_schema(CATALOG)))
 
     def user_block(self, block: int) -> UserBlock:
         """The users of a block; the same for any `config.users`."""

@@ -1,0 +1,180 @@
+"""What a published version holds: schema, counts and a few rows.
+
+    playhead inspect datasets/ranking               # the current version
+    playhead inspect datasets/ranking/<version>     # another one
+    playhead inspect store                          # the partitions of an event store
+    playhead inspect --features                     # the registered features
+
+Only what the manifest lists is opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pipelines import cli
+from transforms.errors import UsageError
+
+if TYPE_CHECKING:
+    from transforms.manifest import Manifest
+
+EXAMPLE = "playhead inspect datasets/ranking --rows 3"
+_MAX_TEXT = 60
+
+
+def build_parser() -> cli.Parser:
+    parser = cli.Parser(
+        "playhead inspect",
+        "Prints the schema, counts and some rows of a published version, or what a store holds.",
+        EXAMPLE,
+    )
+    parser.add_argument(
+        "path", nargs="?", metavar="PATH", help="a dataset, one of its versions, or an event store"
+    )
+    parser.add_argument(
+        "--rows", type=cli.positive_int, default=3, metavar="N", help="rows to show (default 3)"
+    )
+    parser.add_argument(
+        "--columns", metavar="A,B", help="show only these columns of the schema and the rows"
+    )
+    parser.add_argument(
+        "--features", action="store_true", help="list the registered features instead"
+    )
+    return parser
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Runs the tool with the given command line; returns the exit code."""
+    args = build_parser().parse_args(argv)
+    if args.features:
+        _print_features()
+    elif args.path is None:
+        raise UsageError("expected the path of a dataset or store (see `playhead inspect --help`)")
+    else:
+        _inspect(args)
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from transforms import manifest, storage, store
+
+    path = args.path.rstrip("/")
+    if storage.exists(storage.join(path, store.STORE_FILE)):
+        _print_store(path)
+        return
+    found = None
+    root = path
+    if storage.exists(storage.join(path, manifest.MANIFEST_NAME)):
+        root, version = os.path.split(os.path.abspath(path) if storage.is_local(path) else path)
+        found = manifest.load(root, version)
+    elif storage.exists(path):
+        found = manifest.load_current(root)
+    if found is None:
+        raise UsageError(f"{path}: nothing is published here; expected a dataset or an event store")
+    _print_version(root, found, args)
+
+
+def _print_store(path: str) -> None:
+    from transforms import store
+
+    config = store.require_config(path)
+    print(f"event store {path}: {config.bucket_count} buckets")
+    total = 0
+    for partition in store.partitions(path):
+        counts = partition.manifest.counts
+        days = partition.event_days
+        span = f"events of {days[0]} to {days[1]}" if days else "no events"
+        quarantined = sum(counts.get("quarantined", {}).values())
+        total += counts.get("kept", 0)
+        print(
+            f"  dt={partition.day}  {counts.get('kept', 0):>12,} kept  {quarantined:>8,} "
+            f"quarantined  {span}  {partition.manifest.version}"
+        )
+    print(f"  {total:,} events in all")
+
+
+def _print_version(root: str, found: Manifest, args: argparse.Namespace) -> None:
+    import polars as pl
+
+    from transforms import manifest, storage
+
+    wanted = args.columns.split(",") if args.columns else None
+    names = [column.name for column in found.columns]
+    for name in wanted or []:
+        if name not in names:
+            close = cli.closest(name, names)
+            hint = f"; did you mean {close}?" if close else ""
+            raise UsageError(f"--columns: no column {name!r}{hint}")
+    rows = sum(entry.rows for entry in found.files)
+    size = sum(entry.bytes for entry in found.files)
+    print(f"{found.kind} {found.name}, version {found.version}: {found.status}")
+    print(f"  {len(found.files)} files, {rows:,} rows, {size / 1e6:,.1f} MB in {root}")
+    print(f"  built by playhead {found.code_version}, {found.run.finished_at}, {found.run.runner}")
+    print(f"  from {', '.join(_inputs(found))}")
+    print("\nschema")
+    width = max(len(name) for name in wanted or names)
+    for column in found.columns:
+        if wanted is None or column.name in wanted:
+            null = "null" if column.nullable else ""
+            print(f"  {column.name:<{width}}  {column.type:<21} {null:<5} {column.description}")
+    print("\ncounts")
+    for line in _count_lines(found.counts):
+        print(f"  {line}")
+    data = [entry for entry in found.files if entry.role not in _SIDE_ROLES and entry.rows]
+    if data:
+        print(f"\nrows of {data[0].path}")
+        with storage.open_read(manifest.file_path(root, found, data[0])) as stream:
+            table = pl.read_parquet(stream, n_rows=args.rows, columns=wanted)
+        for number, row in enumerate(table.iter_rows(named=True)):
+            if number:
+                print()
+            for name, value in row.items():
+                print(f"  {name:<{width}}  {_short(value)}")
+
+
+_SIDE_ROLES = {"item_day", "quarantine", "set_aside"}
+
+
+def _inputs(found: Manifest) -> list[str]:
+    names = [getattr(entry, "path", None) or getattr(entry, "name", "") for entry in found.inputs]
+    shown = [os.path.basename(name) for name in names[:4]]
+    return [*shown, f"{len(names) - 4} more"] if len(names) > 4 else shown
+
+
+def _count_lines(counts: dict[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    for name, value in counts.items():
+        if not isinstance(value, dict):
+            lines.append(f"{indent}{name}: {value:,}")
+        elif len(value) > 12:
+            lines.append(f"{indent}{name}: {len(value)} entries, {min(value)} to {max(value)}")
+        elif value:
+            lines.append(f"{indent}{name}:")
+            lines += _count_lines(value, indent + "  ")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 3]}..."
+
+
+def _print_features() -> None:
+    from schemas import forms
+    from transforms.features import FEATURES
+
+    width = max(map(len, FEATURES))
+    for name, entry in FEATURES.items():
+        declared = entry.feature
+        print(f"{name:<{width}}  {declared.family:<9} {forms.type_name(declared.type):<14} {declared.description}")
+
+
+def main() -> int:
+    return cli.main("playhead inspect", run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
