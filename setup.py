@@ -18,6 +18,7 @@ setup(
     description="Training data from listening logs, as it stood at the playhead",
     long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
+    license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(
         include=[

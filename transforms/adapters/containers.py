@@ -378,10 +378,7 @@ def _line_batches(stream: BinaryIO) -> Iterator[tuple[int, list[bytes | None]]]:
             overlong = True
         if overlong:
             tail = b""
-        if len(chunk) + len(tail) > MAX_LINE_BYTES:
-            lines = [
-                line if line is None or len(line) <= MAX_LINE_BYTES else None for line in lines
-            ]
+        lines = [None if line is None or len(line) > MAX_LINE_BYTES else line for line in lines]
         for at in range(0, len(lines), BATCH_ROWS):
             batch = lines[at : at + BATCH_ROWS]
             yield number, batch
@@ -435,6 +432,15 @@ def _is_utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _decoded(raw: pl.Series) -> pl.Series:
+    """Bytes as text; null where they are not UTF-8."""
+    try:
+        return raw.cast(pl.String)
+    except pl.exceptions.ComputeError:  # also with strict=False: find the values ourselves
+        good = [None if data is None or not _is_utf8(data) else data.decode() for data in raw]
+        return pl.Series(raw.name, good, dtype=pl.String)
 
 
 def read_json_lines(file: InputFile, schema: Mapping[str, pl.DataType]) -> Iterator[RawTable]:
@@ -560,7 +566,7 @@ def _delimited_table(
     text, count, fields = pl.col("text"), pl.col("count"), pl.col("fields")
     frame = (
         pl.DataFrame({OFFSET: range(number, number + len(lines)), "raw": raw})
-        .with_columns(text=pl.col("raw").cast(pl.String, strict=False).str.strip_suffix("\r"))
+        .with_columns(text=_decoded(raw).str.strip_suffix("\r"))
         .filter(text.is_null() | (text != ""))
         .with_columns(count=text.str.count_matches(separator, literal=True).cast(pl.Int64) + 1)
     )
@@ -694,14 +700,10 @@ def _parquet_part(batch: pa.RecordBatch, offset: int) -> RawTable:
     if not binary:
         return RawTable(rows, RawTable.no_rejects())
     # Text that is not UTF-8, and text that an old writer did not mark as text.
-    decoded = rows.with_columns(pl.col(binary).cast(pl.String, strict=False))
-    bad = pl.Series(
-        rows.select(
-            pl.any_horizontal(
-                pl.col(name).is_not_null() & decoded[name].is_null() for name in binary
-            )
-        ).to_series()
-    )
+    decoded = rows.with_columns(_decoded(rows[name]) for name in binary)
+    bad = rows.select(
+        pl.any_horizontal(rows[name].is_not_null() & decoded[name].is_null() for name in binary)
+    ).to_series()
     offsets = rows[OFFSET].filter(bad).to_list()
     return RawTable(decoded.filter(~bad), _rejects(offsets, ["bad_utf8"] * len(offsets)))
 

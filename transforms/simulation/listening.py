@@ -124,6 +124,7 @@ _LAST_END_SHARE = np.cumsum([0.6, 0.25, 0.15])  # endplay, logout, unexpected-ex
 _SHELF = "made-for-you"
 _CONTEXT_SURFACES = (1, 4)  # playlist, radio
 
+_NULL = pl.Series([None], dtype=pl.String)
 _MAX_STEPS = 80
 _MAX_ROWS = 1 << 24  # a row number has 24 bits of an event id, a day 12, a block 22
 _LANE = 10**13  # more milliseconds than all sessions of a block and day last together
@@ -514,7 +515,7 @@ class _Day:
             return np.concatenate([np.full(own, -1), np.where(linked, values[self.click_slot], -1)])
 
         kind = event_type[row]
-        is_slot, is_play = kind == 0, kind == 1
+        is_slot = kind == 0
         own_session = self.play_session[:own]
         surface = self.session_surface[own_session]
         model_version = np.where(self.request_explores, -1, self.request_day // 7)
@@ -540,11 +541,11 @@ class _Day:
         start = config.start_us
         events = pl.DataFrame(
             {
-                "event_id": ids.gather(_index(of_id)),
+                "event_id": ids[_index(of_id)],
                 "event_type": _pick(_TYPES, kind),
-                "user_id": users.names.gather(_index(who)),
+                "user_id": users.names[_index(who)],
                 "track_id": _pick(world.track_ids, track_index),
-                "artist_id": world.artist_ids.gather(_index(artist)),
+                "artist_id": world.artist_ids[_index(artist)],
                 "album_id": _pick(world.album_ids, np.where(is_follow, -1, world.album[what])),
                 "event_time": start + written * 1000,
                 "received_time": start + arrival * 1000,
@@ -564,7 +565,7 @@ class _Day:
                 "model_version": _pick(
                     _versions(config.days), column(model_version[self.slot_request], -1)
                 ),
-                "propensity": pl.Series(propensity[row]),
+                "propensity": _masked(propensity[row], is_slot),
                 "is_exploration": _flag(explores),
                 "experiment_id": _pick([EXPERIMENT_ID], np.minimum(variant, 0)),
                 "variant": _pick(VARIANTS, variant),
@@ -577,11 +578,10 @@ class _Day:
                 "premium": pl.Series(users.premium[who]),
                 "platform": _pick(PLATFORMS, users.platform[who]),
                 "country": _pick([country for country, *_ in PLACES], users.place[who]),
-                "client_id": _clients(users).gather(_index(who * 2 + second)),
+                "client_id": _clients(users)[_index(who * 2 + second)],
             }
         ).with_columns(
             pl.col("event_time", "received_time").cast(EVENT_SCHEMA["event_time"]),
-            propensity=pl.when(pl.col("propensity") > 0).then("propensity"),
             time_quality=pl.lit("reported"),
             source_skip_level=pl.lit(None, pl.Int32),
             source_session_id=pl.lit(None, pl.String),
@@ -596,10 +596,10 @@ class _Day:
         truth = {
             "impressions": pl.DataFrame(
                 {
-                    "event_id": ids.gather(_index(slot)),
-                    "request_id": request_ids.gather(_index(slot_request)),
-                    "user_id": users.names.gather(_index(slot_user[slot])),
-                    "track_id": world.track_ids.gather(_index(self.slot_track[slot])),
+                    "event_id": ids[_index(slot)],
+                    "request_id": request_ids[_index(slot_request)],
+                    "user_id": users.names[_index(slot_user[slot])],
+                    "track_id": world.track_ids[_index(self.slot_track[slot])],
                     "position": self.slot_position[slot].astype(np.int32),
                     "variant": _pick(VARIANTS, variants),
                     "is_exploration": self.request_explores[slot_request],
@@ -611,8 +611,8 @@ class _Day:
             ),
             "requests": pl.DataFrame(
                 {
-                    "request_id": request_ids.gather(_index(shown)),
-                    "user_id": users.names.gather(_index(self.request_user[shown])),
+                    "request_id": request_ids[_index(shown)],
+                    "user_id": users.names[_index(self.request_user[shown])],
                     "taste_day": np.full(len(shown), self.day, np.int32),
                     "policy_day": self.request_day[shown].astype(np.int32),
                     "cluster": self.cluster[self.request_user[shown]].astype(np.int32),
@@ -622,17 +622,15 @@ class _Day:
             ),
             "clicks": pl.DataFrame(
                 {
-                    "impression_event_id": ids.gather(_index(clicks)),
-                    "play_event_id": ids.gather(
-                        _index(slots + own + np.flatnonzero(play_keep[own:]))
-                    ),
+                    "impression_event_id": ids[_index(clicks)],
+                    "play_event_id": ids[_index(slots + own + np.flatnonzero(play_keep[own:]))],
                 }
             ),
-            "duplicates": pl.DataFrame({"event_id": ids.gather(_index(twice))}),
+            "duplicates": pl.DataFrame({"event_id": ids[_index(twice)]}),
             "near_duplicates": pl.DataFrame(
                 {
-                    "event_id": ids.gather(_index(rows + near)),
-                    "original_event_id": ids.gather(_index(slots + near)),
+                    "event_id": ids[_index(rows + near)],
+                    "original_event_id": ids[_index(slots + near)],
                 }
             ),
         }
@@ -654,7 +652,6 @@ class _Day:
             arm = variants == code
             counts[f"impressions.{name}"] = int(arm.sum())
             counts[f"clicks.{name}"] = int(self.clicked[slot][arm].sum())
-        del is_play
         return Simulated(events.select(list(EVENT_SCHEMA)), truth, counts)
 
 
@@ -725,18 +722,40 @@ def _index(values: NDArray[Any]) -> pl.Series:
 
 def _pick(options: Sequence[str] | pl.Series, codes: IntArray) -> pl.Series:
     """The option of each code; null where the code is -1."""
-    series = options if isinstance(options, pl.Series) else pl.Series(options)
-    with_null = pl.Series([None], dtype=pl.String).append(series)
-    return with_null.gather(_index(codes + 1))
+    if not isinstance(options, pl.Series):
+        options = _series(tuple(options))
+    if codes.size and codes.min() >= 0:
+        return options[_index(codes)]
+    # One more entry, null, which -1 means.
+    with_null = pl.concat([options, _NULL])
+    return with_null[_index(np.where(codes < 0, len(options), codes))]
+
+
+@functools.cache
+def _series(options: tuple[str, ...]) -> pl.Series:
+    return pl.Series(options)
 
 
 def _number(values: IntArray, dtype: type[np.signedinteger[Any]] = np.int64) -> pl.Series:
     """The values; null where negative."""
-    series = pl.Series(values.astype(dtype))
-    return series.set(series < 0, None)
+    return _masked(values.astype(dtype), values >= 0)
 
 
 def _flag(values: IntArray) -> pl.Series:
     """True, False; null where negative."""
-    series = pl.Series(values > 0)
-    return series.set(pl.Series(values < 0), None)
+    return _masked(values > 0, values >= 0)
+
+
+def _masked(values: NDArray[Any], known: NDArray[np.bool_]) -> pl.Series:
+    """The values; null where not known."""
+    # From buffers: Arrow's own conversion of NumPy arrays imports pandas first.
+    valid = pa.py_buffer(np.packbits(known, bitorder="little"))
+    if values.dtype == np.bool_:
+        values = np.packbits(values, bitorder="little")
+        dtype = pa.bool_()
+    else:
+        dtype = pa.from_numpy_dtype(values.dtype)
+    data = pa.py_buffer(np.ascontiguousarray(values))
+    series = pl.from_arrow(pa.Array.from_buffers(dtype, len(known), [valid, data]))
+    assert isinstance(series, pl.Series)
+    return series

@@ -24,6 +24,7 @@ import functools
 import json
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from transforms import progress, storage
@@ -276,9 +277,20 @@ def _date(target: Target, received: int) -> datetime.date:
 
 
 def _by_day(raw: pl.DataFrame, start_us: int) -> list[tuple[int, pl.DataFrame]]:
-    """(received day after the start, rows), days in order, rows of a day in theirs."""
-    day = (raw[formats.RECEIVED].to_physical() - start_us) // _DAY_US
-    days = day.unique().sort().to_list()
-    if len(days) == 1:
-        return [(days[0], raw)]
-    return [(each, raw.filter(day == each)) for each in days]
+    """(received day after the start, its rows); rows of a day are a run in every raw table."""
+    day = ((raw[formats.RECEIVED].to_physical() - start_us) // _DAY_US).to_numpy()
+    starts = np.flatnonzero(np.diff(day, prepend=day[0] - 1))
+    ends = np.append(starts[1:], len(day))
+    return [
+        (int(day[start]), _compact(raw.slice(start, end - start), raw.height))
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _compact(rows: pl.DataFrame, of: int) -> pl.DataFrame:
+    """Copies a small slice, which would keep the whole table's memory while it waits."""
+    if rows.height * 2 > of:
+        return rows
+    copied = pl.from_arrow(rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    assert isinstance(copied, pl.DataFrame)
+    return copied

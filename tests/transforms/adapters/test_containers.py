@@ -33,9 +33,7 @@ def rows_of(tables: Iterable[RawTable]) -> list[dict]:
 
 
 def rejects_of(tables: Iterable[RawTable]) -> dict[int, str]:
-    return {
-        row[OFFSET]: row[REJECT_REASON] for table in tables for row in table.rejects.to_dicts()
-    }
+    return {row[OFFSET]: row[REJECT_REASON] for table in tables for row in table.rejects.to_dicts()}
 
 
 def json_lines(data: bytes, schema=SCHEMA, path="log.jsonl") -> list[RawTable]:
