@@ -92,22 +92,25 @@ def _check_days(
     return day
 
 
+def _sources_that_tell(event_type: str, partitions: list[Partition]) -> set[str]:
+    """Sources whose format can tell of an event type."""
+    return {
+        source
+        for partition in partitions
+        if event_type in partition.manifest.config["event_types"]
+        for source in partition.manifest.counts.get("by_source", {})
+    }
+
+
 def _play_sources(spec: RankingSpec, partitions: list[Partition]) -> tuple[str, ...]:
-    by_source: dict[str, dict[str, int]] = {}
-    for partition in partitions:
-        for source, kinds in partition.manifest.counts.get("by_source", {}).items():
-            total = by_source.setdefault(source, {})
-            for kind, n in kinds.items():
-                total[kind] = total.get(kind, 0) + n
+    """Sources whose plays are examples: those without an impression, unless the spec says."""
     if spec.examples.rows == "impression":
         return ()
-    return tuple(
-        sorted(
-            source
-            for source, kinds in by_source.items()
-            if spec.examples.rows == "play" or not kinds.get("impression")
-        )
-    )
+    counts = [partition.manifest.counts.get("by_source", {}) for partition in partitions]
+    sources = {source for count in counts for source in count}
+    if spec.examples.rows == "auto":
+        sources -= {s for count in counts for s, kinds in count.items() if kinds.get("impression")}
+    return tuple(sorted(sources))
 
 
 def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
@@ -160,6 +163,8 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
         end_us=end_us,
         watermark_us=min(as_of_us, ranking.day_start_us(known_until)),
         play_sources=_play_sources(spec, partitions),
+        like_sources=tuple(sorted(_sources_that_tell("like", partitions))),
+        save_sources=tuple(sorted(_sources_that_tell("save", partitions))),
     )
     inputs = tuple(
         manifest.InputVersionEntry(
@@ -174,7 +179,11 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
         "start_date": args.start_date.isoformat(),
         "end_date": args.end_date.isoformat(),
         "known_until": known_until.isoformat(),
-        "play_sources": list(within.play_sources),
+        "sources": {
+            "play": list(within.play_sources),
+            "like": list(within.like_sources),
+            "save": list(within.save_sources),
+        },
     }
     fingerprint = manifest.fingerprint(
         {

@@ -55,7 +55,7 @@ class Adapted:
     Attributes:
       kept: EVENT_COLUMNS and USER_HASH, in file order.
       rejected: OFFSET, REJECT_REASON.
-      counts: `read`, `quarantined` by reason, `other_day`, `repaired` by kind.
+      counts: `read`, `quarantined` and `excluded` by reason, `other_day`, `repaired` by kind.
     """
 
     kept: pl.DataFrame
@@ -96,10 +96,12 @@ def adapt_table(
     if clamped:
         repaired["clock_ahead"] = clamped
     reasons = dict(rejected.group_by(REJECT_REASON).len().iter_rows())
+    excluded = {name: reasons.pop(name) for name in adapter.excluded_reasons if name in reasons}
     read = rows.height + unparsed.height
     counts = {
         "read": read,
         "quarantined": reasons,
+        "excluded": excluded,
         "other_day": read - rejected.height - kept.height,
         "repaired": repaired,
     }
@@ -370,19 +372,21 @@ class IngestGate:
         problems = []
         stored = sum(entry.rows for entry in entries if entry.role == "events")
         quarantined = sum(counts.get("quarantined", {}).values())
+        excluded = sum(counts.get("excluded", {}).values())
         accounted = (
             counts.get("kept", 0)
             + counts.get("duplicate", 0)
             + sum(counts.get("set_aside", {}).values())
             + counts.get("other_day", 0)
             + quarantined
+            + excluded
         )
         read = counts.get("read", 0)
         if accounted != read:
             problems.append(f"conservation: read {read} rows, but accounted for {accounted}")
         if stored != counts.get("kept", 0):
             problems.append(f"conservation: kept {counts['kept']} rows, but stored {stored}")
-        of_this_day = read - counts.get("other_day", 0)
+        of_this_day = read - counts.get("other_day", 0) - excluded
         share = quarantined / of_this_day if of_this_day else 0.0
         if share > self.max_quarantine:
             worst = sorted(counts["quarantined"].items(), key=lambda item: (-item[1], item[0]))

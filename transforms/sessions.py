@@ -6,6 +6,10 @@ no play that ended, and no impression that was shown, within the gap before it: 
 `event_time + played_ms` (at most the cap later; at once where played_ms is unknown), the end of an
 impression its event_time. Exactly the gap apart starts a new session.
 
+Where the source gives sessions (MSSD), they are taken as they are: an event whose
+`source_session_id` differs from that of the user's event before it starts a session, an event with
+the same one never does.
+
 A session's owner is the UTC day of its start; its id is a hash of the user, the first event's id
 and the rule version. A chain longer than the cap is not split: its events more than the cap after
 the start are flagged as overflow, without an id, so that what is known of an event never depends on
@@ -54,7 +58,7 @@ class Sessions:
 
 
 def sessionize(
-    user: IntArray, time_us: IntArray, end_us: IntArray, rule: SessionRule
+    user: IntArray, time_us: IntArray, end_us: IntArray, given: IntArray, rule: SessionRule
 ) -> Sessions:
     """Applies the rule to plays and impressions sorted by (user, event_time, event_id).
 
@@ -62,6 +66,7 @@ def sessionize(
       user: non-decreasing user codes from 0.
       time_us: event_time.
       end_us: end of the event, >= time_us.
+      given: code of the session that the source gives, -1 where it gives none.
       rule: gap and cap.
     """
     n = len(user)
@@ -69,7 +74,9 @@ def sessionize(
         return Sessions(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool))
     ends = running_max(user, np.minimum(end_us, time_us + rule.cap_us))
     starts = np.ones(n, dtype=bool)
-    starts[1:] = (user[1:] != user[:-1]) | (time_us[1:] - ends[:-1] >= rule.gap_us)
+    by_gap = time_us[1:] - ends[:-1] >= rule.gap_us
+    same = given[1:] == given[:-1]
+    starts[1:] = (user[1:] != user[:-1]) | np.where(given[1:] < 0, by_gap | ~same, ~same)
     start = np.maximum.accumulate(np.where(starts, np.arange(n, dtype=np.int64), 0))
     return Sessions(start, time_us - time_us[start] > rule.cap_us)
 

@@ -23,6 +23,7 @@ from typing import BinaryIO
 import polars as pl
 
 from schemas import LISTENING_EVENT, Kind, forms
+from schemas.listening_event import EVENT_TYPES
 
 # Columns that travel beside the source's own columns.
 OFFSET = "offset"  # Int64: 0-based record number in the file (line, array element, or row)
@@ -77,7 +78,12 @@ class Adapter:
       has_event_id: the source has ids; otherwise `transforms.events` derives them from content,
         so that the same record read twice is one event.
       arrival_known: the source tells when the server received an event. Where it does not,
-        received_time equals event_time, and one import stands for all the days of its events.
+        received_time is the earliest moment it can have known, and one import stands for all the
+        days of its events.
+      event_types: what the source can tell of. A source without impressions makes rows of its
+        plays; one without likes never says that something was not liked.
+      excluded_reasons: reject reasons that are a rule of the format and no fault of the data
+        (podcasts, private sessions). They are counted apart and never fail a run.
     """
 
     name: str
@@ -86,6 +92,8 @@ class Adapter:
     to_events: Callable[[pl.DataFrame], pl.DataFrame]
     has_event_id: bool = False
     arrival_known: bool = False
+    event_types: tuple[str, ...] = EVENT_TYPES
+    excluded_reasons: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +107,12 @@ class Parsed:
     raw: pl.Expr
 
 
-def conform(raw: pl.DataFrame, fields: Mapping[str, pl.Expr | Parsed], source: str) -> pl.DataFrame:
+def conform(
+    raw: pl.DataFrame,
+    fields: Mapping[str, pl.Expr | Parsed],
+    source: str,
+    reject: pl.Expr | None = None,
+) -> pl.DataFrame:
     """Builds event columns from a source's columns.
 
     Args:
@@ -109,6 +122,8 @@ def conform(raw: pl.DataFrame, fields: Mapping[str, pl.Expr | Parsed], source: s
         infinity, fraction out of range, a number where a string is due is cast) rejects the row
         with `bad_<field>`; the first such field in schema order names the reason.
       source: value of the `source` column.
+      reject: over `raw`, the adapter's own reason against a row, null for none; it comes before
+        `bad_<field>`.
 
     Returns:
       EVENT_COLUMNS with EVENT_SCHEMA types, OFFSET, REJECT_REASON; same rows, same order.
@@ -120,7 +135,7 @@ def conform(raw: pl.DataFrame, fields: Mapping[str, pl.Expr | Parsed], source: s
         if name not in LISTENING_EVENT:
             raise KeyError(f"{name!r} is not a field of ListeningEvent")
     exprs: list[pl.Expr] = []
-    bad: list[pl.Expr] = []
+    bad: list[pl.Expr] = [] if reject is None else [reject]
     for field in LISTENING_EVENT.fields:
         given = fields.get(field.name)
         if field.name == "source":

@@ -56,5 +56,6 @@ ADAPTERS = {
         "Last.fm 1K users (tab separated, no header)",
         lambda file: read_delimited(file, COLUMNS, separator="\t", has_header=False),
         _events,
+        event_types=("play",),
     )
 }

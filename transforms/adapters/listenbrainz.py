@@ -29,7 +29,6 @@ from collections.abc import Iterator
 import polars as pl
 
 from transforms.adapters.base import (
-    REJECT_REASON,
     Adapter,
     InputFile,
     Parsed,
@@ -87,24 +86,25 @@ def _milliseconds(ms: str, seconds: str) -> Parsed:
 
 
 def _conform(
-    raw: pl.DataFrame, fields: dict[str, pl.Expr | Parsed], reason: pl.Expr, source: str
+    raw: pl.DataFrame,
+    start: Parsed,
+    fields: dict[str, pl.Expr | Parsed],
+    reason: pl.Expr,
+    source: str,
 ) -> pl.DataFrame:
     """What the two dumps share."""
-    events = conform(
+    too_early = pl.when(start.value < FIRST_LISTEN).then(pl.lit("event_time_out_of_range"))
+    return conform(
         raw,
         {
             "event_type": pl.lit("play"),
             "user_id": pl.col("user_id"),
+            "event_time": start,
             "time_quality": pl.lit("reported"),
             **fields,
         },
         source,
-    )
-    too_early = pl.when(pl.col("event_time") < FIRST_LISTEN).then(pl.lit("event_time_out_of_range"))
-    return events.with_columns(
-        pl.coalesce(REJECT_REASON, raw.with_columns(reason=reason)["reason"], too_early).alias(
-            REJECT_REASON
-        )
+        reject=pl.coalesce(reason, too_early),
     )
 
 
@@ -116,6 +116,7 @@ def _json_events(raw: pl.DataFrame) -> pl.DataFrame:
     )
     return _conform(
         raw,
+        start,
         {
             "track_id": _first_of(pl.col(_MAPPING + "recording_mbid"), pl.col("recording_msid")),
             "artist_id": _first_of(
@@ -124,7 +125,6 @@ def _json_events(raw: pl.DataFrame) -> pl.DataFrame:
             "album_id": _first_of(
                 pl.col(_MAPPING + "release_mbid"), pl.col(_TRACK + "release_name")
             ),
-            "event_time": start,
             "received_time": Parsed(
                 pl.when(inserted.raw.is_null()).then(start.value).otherwise(inserted.value),
                 inserted.raw,
@@ -141,13 +141,13 @@ def _json_events(raw: pl.DataFrame) -> pl.DataFrame:
 def _spark_events(raw: pl.DataFrame) -> pl.DataFrame:
     return _conform(
         raw,
+        Parsed(pl.col("listened_at").cast(pl.Datetime("us", "UTC")), pl.col("listened_at")),
         {
             "track_id": _first_of(pl.col("recording_mbid"), pl.col("recording_msid")),
             "artist_id": _first_of(
                 pl.col("artist_credit_mbids").list.first(), pl.col("artist_name")
             ),
             "album_id": _first_of(pl.col("release_mbid"), pl.col("release_name")),
-            "event_time": pl.col("listened_at"),
             "received_time": pl.coalesce("created", "listened_at"),
         },
         reason=pl.lit(None, pl.String),
@@ -181,6 +181,7 @@ ADAPTERS = {
             lambda file: read_json_lines(file, _JSON),
             _json_events,
             arrival_known=True,
+            event_types=("play",),
         ),
         Adapter(
             "listenbrainz_spark",
@@ -188,6 +189,7 @@ ADAPTERS = {
             _read_spark,
             _spark_events,
             arrival_known=True,
+            event_types=("play",),
         ),
     )
 }

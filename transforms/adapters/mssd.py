@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from transforms.adapters.base import REJECT_REASON, Adapter, Parsed, conform, non_empty
+from transforms.adapters.base import Adapter, Parsed, conform, non_empty
 from transforms.adapters.containers import read_delimited
 
 COLUMNS = (
@@ -97,7 +97,7 @@ def _events(raw: pl.DataFrame) -> pl.DataFrame:
         .then(pl.lit("inconsistent_skip_flags"))
     )
     session = non_empty(pl.col("session_id"))
-    events = conform(
+    return conform(
         raw.with_columns(_time=start),
         {
             "event_type": pl.lit("play"),
@@ -116,9 +116,7 @@ def _events(raw: pl.DataFrame) -> pl.DataFrame:
             "source_session_id": session,
         },
         "mssd",
-    )
-    return events.with_columns(
-        pl.coalesce(REJECT_REASON, raw.with_columns(reason=reason)["reason"]).alias(REJECT_REASON)
+        reject=reason,
     )
 
 
@@ -128,5 +126,6 @@ ADAPTERS = {
         "Music Streaming Sessions Dataset, session logs (CSV with header)",
         lambda file: read_delimited(file, COLUMNS, separator=",", has_header=True),
         _events,
+        event_types=("play",),
     )
 }

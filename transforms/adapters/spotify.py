@@ -48,7 +48,6 @@ from collections.abc import Callable, Iterator, Mapping
 import polars as pl
 
 from transforms.adapters.base import (
-    REJECT_REASON,
     Adapter,
     InputFile,
     Parsed,
@@ -232,7 +231,7 @@ def _conform(
         .when(pl.col(played).is_null())
         .then(pl.lit("missing_played_ms"))
     )
-    events = conform(
+    return conform(
         placed,
         {
             "event_type": pl.lit("play"),
@@ -244,11 +243,7 @@ def _conform(
             **fields,
         },
         source,
-    )
-    return events.with_columns(
-        pl.coalesce(placed.with_columns(reason=reason)["reason"], REJECT_REASON).alias(
-            REJECT_REASON
-        )
+        reject=reason,
     )
 
 
@@ -314,6 +309,8 @@ def _small_events(raw: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+EXCLUDED = ("incognito", "not_music")
+
 ADAPTERS = {
     adapter.name: adapter
     for adapter in (
@@ -322,12 +319,16 @@ ADAPTERS = {
             "Spotify extended streaming history of one person (JSON array)",
             _whole_file(_EXTENDED),
             _extended_events,
+            event_types=("play",),
+            excluded_reasons=EXCLUDED,
         ),
         Adapter(
             "spotify_small",
             "Spotify account data, StreamingHistory_music_N.json of one person (JSON array)",
             _whole_file(_SMALL),
             _small_events,
+            event_types=("play",),
+            excluded_reasons=EXCLUDED,
         ),
     )
 }

