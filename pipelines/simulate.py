@@ -285,7 +285,6 @@ def run(argv: list[str] | None = None) -> int:
       UsageError: for wrong options; nothing was written.
     """
     args, rest = cli.parse(build_parser(), argv)
-    started = time.monotonic()
     target = plan(args)
     options = cli.beam_options(rest)
     if args.overwrite:
@@ -294,6 +293,7 @@ def run(argv: list[str] | None = None) -> int:
 
     total = target.config.blocks * (target.config.days + 2)
     local = cli.is_local(options)
+    started = time.monotonic()
     with (
         console.show_progress({STAGE: total}, enabled=local),
         cli.make_pipeline(options) as pipeline,

@@ -192,7 +192,7 @@ def drop_duplicates(table: pl.DataFrame) -> tuple[pl.DataFrame, int, int]:
     whatever the order of the input.
 
     Args:
-      table: STORE_SCHEMA columns; rows of a user are all here.
+      table: some or all of STORE_SCHEMA's columns; rows of a user are all here.
 
     Returns:
       The table, rows dropped, and how many of those had another content than the winner
@@ -202,10 +202,8 @@ def drop_duplicates(table: pl.DataFrame) -> tuple[pl.DataFrame, int, int]:
     suspects = table.select(key.alias("key").is_duplicated()).to_series()
     if not suspects.any():
         return table, 0, 0
-    content = hashing.content_id(
-        [pl.col(name).to_physical() for name in EVENT_COLUMNS if name != "received_time"],
-        "content",
-    )
+    columns = [name for name in EVENT_COLUMNS if name in table.columns and name != "received_time"]
+    content = hashing.content_id([pl.col(name).to_physical() for name in columns], "content")
     some = table.filter(suspects).with_columns(content.alias("content"))
     kept = some.sort("user_id", "event_id", "received_time", "content").unique(
         ["user_id", "event_id"], keep="first", maintain_order=True

@@ -334,6 +334,7 @@ class World:
         )
         return frame.cast(pl.Schema(forms.polars_schema(CATALOG)))
 
+    @functools.lru_cache(maxsize=128)  # noqa: B019 - see `policy`; about 50 MB
     def user_block(self, block: int) -> UserBlock:
         """The users of a block; the same for any `config.users`."""
         config, n = self.config, BLOCK_USERS
