@@ -1,6 +1,6 @@
-"""The event store to one version of a dataset.
+r"""The event store to one version of a dataset.
 
-    python -m pipelines.build --store store --spec specs/ranking.yaml \\
+    python -m pipelines.build --store store --spec specs/ranking.yaml \
         --start-date 2026-01-06 --end-date 2026-01-07 --output datasets/ranking [Beam options]
 
 For each shard: read the columns that are needed of its buckets -> sessions, attribution, features
@@ -43,18 +43,25 @@ def build_parser() -> cli.Parser:
     parser.add_argument("--store", required=True, metavar="DIR", help="event store to read")
     parser.add_argument("--spec", required=True, metavar="FILE", help="YAML spec of the dataset")
     parser.add_argument(
-        "--start-date", required=True, type=cli.iso_date, metavar="D",
+        "--start-date",
+        required=True,
+        type=cli.iso_date,
+        metavar="D",
         help="first UTC day of examples, YYYY-MM-DD",
     )
     parser.add_argument(
-        "--end-date", required=True, type=cli.iso_date, metavar="D",
+        "--end-date",
+        required=True,
+        type=cli.iso_date,
+        metavar="D",
         help="last UTC day of examples, inclusive",
     )
     parser.add_argument(
         "--output", required=True, metavar="DIR", help="folder of the dataset's versions"
     )
     parser.add_argument(
-        "--allow-missing", action="store_true",
+        "--allow-missing",
+        action="store_true",
         help="treat days without a partition as days without events",
     )
     return parser  # fmt: skip
@@ -128,9 +135,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
     from transforms.specs import RankingSpec
 
     if args.end_date < args.start_date:
-        raise UsageError(
-            f"--end-date: expected {args.start_date} or later, got {args.end_date}"
-        )
+        raise UsageError(f"--end-date: expected {args.start_date} or later, got {args.end_date}")
     spec = load_yaml(args.spec, RankingSpec)
     config = store.require_config(args.store)
     if spec.shards > config.bucket_count:

@@ -99,7 +99,9 @@ def run(argv: list[str] | None = None) -> int:
     shown = "event_time,surface,track_id,propensity,user_plays_7d,session_plays,label_reward"
     _call("inspect", inspect.run, [dataset, "--rows", "2", "--columns", shown])
     print(f"\nDone in {time.monotonic() - started:.0f} s. What was made:")
-    print(f"  {raw}/raw    raw logs as a product would write them; {raw}/truth what is true of them")
+    print(
+        f"  {raw}/raw    raw logs as a product would write them; {raw}/truth what is true of them"
+    )
     print(f"  {store}      the event store, one partition a day")
     print(f"  {dataset}    the dataset; `playhead inspect {dataset}` shows all of it")
     return 0

@@ -1,6 +1,6 @@
-"""Raw listening logs to one partition of the event store.
+r"""Raw listening logs to one partition of the event store.
 
-    python -m pipelines.ingest --input 'raw/2026-01-05/*.parquet' --format parquet \\
+    python -m pipelines.ingest --input 'raw/2026-01-05/*.parquet' --format parquet \
         --store store --date 2026-01-05 [Beam options]
 
 Files -> adapt, validate, reject with reasons -> exchange by user bucket -> deduplicate, flag, sort,
@@ -10,8 +10,6 @@ write -> check conservation and the quarantine share -> commit.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import datetime
 import hashlib
 import pathlib
 import secrets
@@ -26,6 +24,7 @@ from transforms.version import __version__
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
+    from transforms.ingestion import IngestPlan
     from transforms.manifest import Manifest
     from transforms.publish import Draft
 
@@ -40,47 +39,70 @@ def build_parser() -> cli.Parser:
         "playhead ingest", "Adapts raw logs and publishes one day of the event store.", EXAMPLE
     )
     parser.add_argument(
-        "--input", required=True, action="append", metavar="GLOB",
+        "--input",
+        required=True,
+        action="append",
+        metavar="GLOB",
         help="raw files; may be given more than once",
     )
     parser.add_argument(
-        "--format", required=True, metavar="NAME",
+        "--format",
+        required=True,
+        metavar="NAME",
         help="log format: a name of `playhead formats`, a mapping file (.yaml), or a module "
         "with an ADAPTER",
     )
     parser.add_argument("--store", required=True, metavar="DIR", help="event store to publish to")
     parser.add_argument(
-        "--date", required=True, type=cli.iso_date, metavar="D",
+        "--date",
+        required=True,
+        type=cli.iso_date,
+        metavar="D",
         help="UTC day that the files arrived on, YYYY-MM-DD; rows received on another day are "
         "left to that day's run",
     )
     parser.add_argument(
-        "--all-days", action="store_true",
+        "--all-days",
+        action="store_true",
         help="take rows of any received day: a one-off import that stands for all its days",
     )
     parser.add_argument(
-        "--max-quarantine", type=cli.share, default=0.001, metavar="SHARE",
+        "--max-quarantine",
+        type=cli.share,
+        default=0.001,
+        metavar="SHARE",
         help="publish nothing if more than this share of rows is invalid (default 0.001)",
     )
     parser.add_argument(
-        "--max-user-events", type=cli.positive_int, default=5000, metavar="N",
+        "--max-user-events",
+        type=cli.positive_int,
+        default=5000,
+        metavar="N",
         help="set users aside who have more events than this on a day (default 5000)",
     )
     parser.add_argument(
-        "--near-duplicate-s", type=cli.positive_int, default=60, metavar="SECONDS",
+        "--near-duplicate-s",
+        type=cli.positive_int,
+        default=60,
+        metavar="SECONDS",
         help="flag a play that another client reported within this time (default 60)",
     )
     parser.add_argument(
-        "--buckets", type=cli.power_of_two, metavar="N",
+        "--buckets",
+        type=cli.power_of_two,
+        metavar="N",
         help="user buckets of a new store, a power of two (default 32); fixed from then on",
     )
     parser.add_argument(
-        "--user-key", metavar="REF",
+        "--user-key",
+        metavar="REF",
         help="replace user ids by keyed pseudonyms; REF says where the key is: env:NAME or "
         "file:/path",
     )
     parser.add_argument(
-        "--shuffle", choices=["auto", "value", "reference"], default="auto",
+        "--shuffle",
+        choices=["auto", "value", "reference"],
+        default="auto",
         help="how tables travel: by reference on this machine, by value on clusters",
     )
     return parser  # fmt: skip
@@ -107,32 +129,33 @@ def format_digest(name: str) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
-def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, Any]:
+def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, IngestPlan]:
     """Everything that is decided before a pipeline exists.
-
-    Returns:
-      The draft of the version, and the store's configuration.
 
     Raises:
       UsageError: for options that do not fit each other, the files or the store.
     """
     from schemas import forms
-    from transforms import events, manifest, pseudonyms, publish, storage, store
+    from transforms import events, ingestion, manifest, pseudonyms, publish, storage, store
     from transforms.adapters import get_adapter
 
     adapter = get_adapter(args.format)
     inputs = _list_inputs(args.input)
     key_id = pseudonyms.key_id(pseudonyms.read_key(args.user_key)) if args.user_key else None
     store_config = store.create_or_check(args.store, args.buckets, key_id)
+    rules = events.ValidityRules(
+        day=args.date, one_day_only=adapter.arrival_known and not args.all_days
+    )
+    bucket = ingestion.BucketConfig(args.max_user_events, args.near_duplicate_s * 1000)
     config = {
         "format": args.format,
         "format_digest": format_digest(args.format),
-        "date": args.date.isoformat(),
-        "one_day_only": adapter.arrival_known and not args.all_days,
         "event_types": list(adapter.event_types),
+        "date": args.date.isoformat(),
+        "one_day_only": rules.one_day_only,
         "max_quarantine": args.max_quarantine,
-        "max_user_events_per_day": args.max_user_events,
-        "near_duplicate_ms": args.near_duplicate_s * 1000,
+        "max_user_events_per_day": bucket.max_user_events_per_day,
+        "near_duplicate_ms": bucket.near_duplicate_ms,
         "store": store_config.model_dump(),
     }
     entries = tuple(
@@ -144,10 +167,6 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, Any]:
     fingerprint = manifest.fingerprint(
         {"job": "ingest", "config": config, "inputs": contents, "code": __version__}
     )
-    columns = tuple(
-        manifest.ColumnEntry(name=name, type=forms.type_name(kind))
-        for name, kind in events.STORE_SCHEMA.items()
-    )
     draft = publish.Draft(
         root=store.partition_root(args.store, args.date),
         kind="events",
@@ -156,48 +175,52 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, Any]:
         fingerprint=fingerprint,
         code_version=__version__,
         config=config,
-        columns=columns,
+        columns=tuple(
+            manifest.ColumnEntry(name=name, type=forms.type_name(kind))
+            for name, kind in events.STORE_SCHEMA.items()
+        ),
         inputs=entries,
         attempt=f"attempt-{secrets.token_hex(6)}",
         started_at=publish.utc_now(),
         runner=runner,
     )
-    return draft, store_config
+    ingest_plan = ingestion.IngestPlan(
+        paths=tuple(inputs),
+        adapt=ingestion.AdaptConfig(adapter, rules, store_config.hash_seed, args.user_key),
+        bucket=bucket,
+        bucket_count=store_config.bucket_count,
+        max_quarantine=args.max_quarantine,
+    )
+    return draft, ingest_plan
 
 
-def build_graph(pipeline: Any, args: argparse.Namespace, draft: Draft, store_config: Any) -> None:
-    """The ingest graph; its last step commits."""
+def build_graph(pipeline: Any, draft: Draft, ingest_plan: IngestPlan, shuffle: str) -> None:
+    """The ingest graph; its last step commits. `shuffle` as in the option."""
     import apache_beam as beam
 
     from transforms import exchange, ingestion, publish, storage
-    from transforms.events import ValidityRules
 
-    rules = ValidityRules(day=args.date, one_day_only=draft.config["one_day_only"])
-    adapt = ingestion.AdaptConfig(args.format, rules, store_config.hash_seed, args.user_key)
-    bucket = ingestion.BucketConfig(args.max_user_events, args.near_duplicate_s * 1000)
-    by_reference = args.shuffle == "reference" or (
-        args.shuffle == "auto" and draft.runner == cli.LOCAL_RUNNER
+    if shuffle == "auto":
+        shuffle = "reference" if draft.runner == cli.LOCAL_RUNNER else "value"
+    by_bucket = exchange.ExchangeByBucket(
+        ingest_plan.bucket_count, exchange.ExchangeMode(shuffle), draft.spill_root
     )
-    mode = exchange.ExchangeMode.BY_REFERENCE if by_reference else exchange.ExchangeMode.BY_VALUE
-    paths = [(entry.path, entry.bytes) for entry in draft.inputs]
     root = draft.attempt_root
-
     read = (
         pipeline
-        | "ListFiles" >> beam.Create(paths).with_output_types(tuple[str, int])
-        | "ReadEvents" >> ingestion.ReadEvents(adapt)
+        | "ListFiles" >> beam.Create(ingest_plan.paths).with_output_types(tuple[str, int])
+        | "ReadEvents" >> ingestion.ReadEvents(ingest_plan.adapt)
     )
     written = (
         read["tables"]
-        | "ExchangeByBucket"
-        >> exchange.ExchangeByBucket(store_config.bucket_count, mode, draft.spill_root)
-        | "WriteBuckets" >> ingestion.WriteBuckets(bucket, root)
+        | "ExchangeByBucket" >> by_bucket
+        | "WriteBuckets" >> ingestion.WriteBuckets(ingest_plan.bucket, root)
     )
     item_days = written["item_days"] | "WriteItemDays" >> ingestion.WriteItemDays(root)
     rejected = read["rejected"] | "WriteQuarantine" >> ingestion.WriteQuarantine(root)
     files = (written["files"], item_days, rejected) | "AllFiles" >> beam.Flatten()
     counts = (read["counts"], written["counts"]) | "AllCounts" >> beam.Flatten()
-    gate = ingestion.IngestGate(args.max_quarantine, storage.join(root, "quarantine"))
+    gate = ingestion.IngestGate(ingest_plan.max_quarantine, storage.join(root, "quarantine"))
     _ = {
         "files": files,
         "counts": counts,
@@ -248,16 +271,16 @@ def ingest(args: argparse.Namespace, options: PipelineOptions) -> int:
     started = time.monotonic()
     from transforms import manifest
 
-    draft, store_config = plan(args, cli.runner_name(options))
+    draft, ingest_plan = plan(args, cli.runner_name(options))
     totals = {
-        "read": float(sum(entry.bytes for entry in draft.inputs)),
-        "store": float(store_config.bucket_count),
+        "read": float(sum(size for _, size in ingest_plan.paths)),
+        "store": float(ingest_plan.bucket_count),
     }
     published = cli.run_and_publish(
         draft,
         options,
         totals,
-        lambda pipeline: build_graph(pipeline, args, draft, store_config),
+        lambda pipeline: build_graph(pipeline, draft, ingest_plan, args.shuffle),
         keep=("quarantine",),
     )
     if published is None:

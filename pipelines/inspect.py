@@ -139,7 +139,11 @@ _SIDE_ROLES = {"item_day", "quarantine", "set_aside"}
 
 
 def _inputs(found: Manifest) -> list[str]:
-    names = [getattr(entry, "path", None) or getattr(entry, "name", "") for entry in found.inputs]
+    from transforms.manifest import InputFileEntry
+
+    names = [
+        entry.path if isinstance(entry, InputFileEntry) else entry.name for entry in found.inputs
+    ]
     shown = [os.path.basename(name) for name in names[:4]]
     return [*shown, f"{len(names) - 4} more"] if len(names) > 4 else shown
 
@@ -169,7 +173,8 @@ def _print_features() -> None:
     width = max(map(len, FEATURES))
     for name, entry in FEATURES.items():
         declared = entry.feature
-        print(f"{name:<{width}}  {declared.family:<9} {forms.type_name(declared.type):<14} {declared.description}")
+        kind = forms.type_name(declared.type)
+        print(f"{name:<{width}}  {declared.family:<9} {kind:<14} {declared.description}")
 
 
 def main() -> int:

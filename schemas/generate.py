@@ -1,7 +1,7 @@
 """Writes the generated forms of every schema, or says which one drifted.
 
-    python -m schemas.generate            # rewrite schemas/generated/
-    python -m schemas.generate --check    # exit 1 and name each file that differs
+python -m schemas.generate            # rewrite schemas/generated/
+python -m schemas.generate --check    # exit 1 and name each file that differs
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ FILE_STEMS = {"listening_event": LISTENING_EVENT, "catalog_track": CATALOG}
 
 def _arrow_text(schema: Schema) -> str:
     lines = [f"# {schema.name} version {schema.version}: Arrow schema"]
-    for field in forms.arrow_schema(schema):
-        lines.append(f"{field.name}: {field.type}{'' if field.nullable else ' not null'}")
+    lines += [
+        f"{field.name}: {field.type}{'' if field.nullable else ' not null'}"
+        for field in forms.arrow_schema(schema)
+    ]
     return "\n".join(lines) + "\n"
 
 

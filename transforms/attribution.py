@@ -53,7 +53,7 @@ def credit_plays(
 
     Returns:
       One index a row (of the input); -1 for plays. A play at the same microsecond as an impression
-      can be its outcome, and of two impressions at one instant the later in store order is credited.
+      can be its outcome; of two impressions at one instant the later in store order is credited.
     """
     n = len(key)
     outcome = np.full(n, -1, dtype=np.int64)

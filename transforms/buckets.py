@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from transforms import hashing
@@ -29,7 +30,7 @@ def user_hash(user_id: pl.Expr, seed: int) -> pl.Expr:
     return hashing.hash64(user_id, "user", seed).alias(USER_HASH)
 
 
-def bucket_of(hashes: np.ndarray, bucket_count: int) -> np.ndarray:
+def bucket_of(hashes: npt.NDArray[np.uint64], bucket_count: int) -> npt.NDArray[np.int64]:
     """Bucket (int64) of each user hash (uint64): its top bits."""
     bits = bucket_count.bit_length() - 1
     if bits == 0:

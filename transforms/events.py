@@ -17,7 +17,7 @@ from transforms.adapters.base import EVENT_COLUMNS, EVENT_SCHEMA, REJECT_REASON
 from transforms.buckets import USER_HASH
 
 DAY_MS = 86_400_000
-UTC = datetime.timezone.utc
+UTC = datetime.UTC
 
 NEAR_DUPLICATE = "near_duplicate"
 EVENT_HASH = "event_hash"
@@ -116,8 +116,10 @@ def _invalid_when(rules: ValidityRules) -> list[tuple[str, pl.Expr]]:
     follow = pl.col("event_type") == "follow"
     no_track = pl.col("track_id").is_null() | (pl.col("track_id") == "")
     checks.append(("missing_track_id", no_track & ~(follow & pl.col("artist_id").is_not_null())))
-    for name in ("event_id", "user_id", "track_id"):
-        checks.append((f"{name}_too_long", pl.col(name).str.len_bytes() > _MAX_ID_BYTES))
+    checks += [
+        (f"{name}_too_long", pl.col(name).str.len_bytes() > _MAX_ID_BYTES)
+        for name in ("event_id", "user_id", "track_id")
+    ]
 
     event, received = pl.col("event_time"), pl.col("received_time")
     latest = rules.day_end + datetime.timedelta(days=366)
@@ -260,7 +262,7 @@ def sort_events(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def users_collide(table: pl.DataFrame) -> bool:
-    """Whether two users of a sorted table share a user hash (about 0.7 % for 500 M users in all)."""
+    """Whether two users of a sorted table share a user hash (0.7 % likely with 500 M users)."""
     same = pl.col(USER_HASH) == pl.col(USER_HASH).shift()
     return bool(
         table.select((same & (pl.col("user_id") != pl.col("user_id").shift())).any()).item()

@@ -123,6 +123,7 @@ class ExchangeByBucket(beam.PTransform):
             keyed
             | "GroupByBucket" >> beam.GroupByKey()
             | "LoadBucket"
-            >> beam.MapTuple(lambda bucket, slices: (bucket, pl.concat(load(slices)))
+            >> beam.MapTuple(
+                lambda bucket, slices: (bucket, pl.concat(load(slices)))
             ).with_output_types(tuple[int, pl.DataFrame])
         )

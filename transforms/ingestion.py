@@ -14,7 +14,6 @@ import polars as pl
 from apache_beam.metrics import Metrics
 
 from transforms import buckets, events, files, hashing, progress, pseudonyms, storage, store
-from transforms.adapters import get_adapter
 from transforms.adapters.base import EVENT_COLUMNS, OFFSET, REJECT_REASON, Adapter, InputFile
 from transforms.counts import Counts
 from transforms.errors import InputFileError
@@ -36,13 +35,13 @@ class AdaptConfig:
     """How rows of a format become events of a partition.
 
     Attributes:
-      format: as given to `get_adapter`.
+      adapter: of the format; travels to the workers as it is.
       rules: validity.
       hash_seed: of the store.
       user_key: reference to the pseudonym key, or None to keep user ids as they are.
     """
 
-    format: str
+    adapter: Adapter
     rules: ValidityRules
     hash_seed: int = 0
     user_key: str | None = None
@@ -66,7 +65,6 @@ class Adapted:
 def adapt_table(
     rows: pl.DataFrame,
     unparsed: pl.DataFrame,
-    adapter: Adapter,
     config: AdaptConfig,
     key: bytes | None,
 ) -> Adapted:
@@ -75,10 +73,10 @@ def adapt_table(
     Args:
       rows: the source's columns and OFFSET.
       unparsed: OFFSET, REJECT_REASON of records the container could not parse.
-      adapter: of the format.
-      config: rules and seeds.
+      config: adapter, rules and seeds.
       key: pseudonym key, or None.
     """
+    adapter = config.adapter
     table = adapter.to_events(rows)
     if key is not None:
         table = pseudonyms.pseudonymize(table, key)
@@ -105,9 +103,7 @@ def adapt_table(
         "other_day": read - rejected.height - kept.height,
         "repaired": repaired,
     }
-    kept = kept.select(
-        *EVENT_COLUMNS, buckets.user_hash(pl.col("user_id"), config.hash_seed)
-    )
+    kept = kept.select(*EVENT_COLUMNS, buckets.user_hash(pl.col("user_id"), config.hash_seed))
     return Adapted(kept, rejected, counts)
 
 
@@ -120,7 +116,6 @@ class _ReadEventsFn(beam.DoFn):
         self._read_msec = Metrics.counter("ingest", "read-msec")
 
     def setup(self) -> None:
-        self._adapter = get_adapter(self._config.format)
         if self._config.user_key is not None:
             self._key = pseudonyms.read_key(self._config.user_key)
 
@@ -129,10 +124,8 @@ class _ReadEventsFn(beam.DoFn):
         file = InputFile(path, functools.partial(storage.open_read, path))
         position, started = 0, time.monotonic()
         try:
-            for raw in self._adapter.read(file):
-                adapted = adapt_table(
-                    raw.rows, raw.rejects, self._adapter, self._config, self._key
-                )
+            for raw in self._config.adapter.read(file):
+                adapted = adapt_table(raw.rows, raw.rejects, self._config, self._key)
                 rows = adapted.counts["read"]
                 self._rows_read.inc(rows)
                 yield beam.pvalue.TaggedOutput(REPORTS, json.dumps(adapted.counts))
@@ -208,6 +201,24 @@ class Bucketed:
     counts: Counts
 
 
+@dataclasses.dataclass(frozen=True)
+class IngestPlan:
+    """What an ingest reads and how, decided before the pipeline exists.
+
+    Attributes:
+      paths: (path, bytes) of every input file.
+      adapt, bucket: rules of the two stages.
+      bucket_count: of the store.
+      max_quarantine: see `IngestGate`.
+    """
+
+    paths: tuple[tuple[str, int], ...]
+    adapt: AdaptConfig
+    bucket: BucketConfig
+    bucket_count: int
+    max_quarantine: float
+
+
 def store_bucket(table: pl.DataFrame, config: BucketConfig) -> Bucketed:
     """Deduplicates, flags, caps and sorts all rows of one bucket.
 
@@ -255,9 +266,7 @@ class _WriteBucketFn(beam.DoFn):
         for role, rows in (("events", result.kept), ("set_aside", result.set_aside)):
             if rows.height:
                 path = f"{role}/bucket-{bucket:05d}.parquet"
-                entry = files.write_table(
-                    rows, self._attempt_root, path, role, (bucket, bucket)
-                )
+                entry = files.write_table(rows, self._attempt_root, path, role, (bucket, bucket))
                 yield entry.model_dump_json()
         yield beam.pvalue.TaggedOutput(REPORTS, json.dumps(result.counts))
         items = store.item_day_counts(result.kept)
@@ -293,9 +302,7 @@ class WriteBuckets(beam.PTransform):
 
 def _write_item_part(part: int, tables: Iterable[pl.DataFrame], attempt_root: str) -> str:
     rows = store.sum_item_days(list(tables))
-    entry = files.write_table(
-        rows, attempt_root, f"item_day/part-{part:05d}.parquet", "item_day"
-    )
+    entry = files.write_table(rows, attempt_root, f"item_day/part-{part:05d}.parquet", "item_day")
     return entry.model_dump_json()
 
 
@@ -341,9 +348,7 @@ class WriteQuarantine(beam.PTransform):
 
     attempt_root: str
 
-    def expand(
-        self, rejected: beam.PCollection[tuple[str, pl.DataFrame]]
-    ) -> beam.PCollection[str]:
+    def expand(self, rejected: beam.PCollection[tuple[str, pl.DataFrame]]) -> beam.PCollection[str]:
         return (
             rejected
             | "KeyByFile"

@@ -50,9 +50,7 @@ def is_skipped(skip_below_ms: int) -> pl.Expr:
         list(NOT_A_SKIP)
     ).fill_null(value=False)
     by_level = pl.col("source_skip_level") >= 2
-    return pl.when(pl.col("time_quality") != "sync").then(
-        pl.coalesce(by_time, by_level)
-    )
+    return pl.when(pl.col("time_quality") != "sync").then(pl.coalesce(by_time, by_level))
 
 
 def play_labels(plays: pl.DataFrame, skip_below_ms: int, completion_cap: float) -> pl.DataFrame:

@@ -23,7 +23,6 @@ from transforms import storage
 from transforms.config import StrictModel
 from transforms.errors import DataRefusedError, UsageError
 
-FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 POINTER_NAME = "CURRENT.json"
 
@@ -119,7 +118,7 @@ class Manifest(StrictModel):
       run: attempt and times.
     """
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     kind: Literal["events", "dataset"]
     name: str
     version: str
@@ -170,6 +169,7 @@ def fingerprint(parts: dict[str, Any]) -> str:
 
 
 def version_root(root: str, version: str) -> str:
+    """Folder of a version."""
     return storage.join(root, version)
 
 

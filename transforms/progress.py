@@ -21,7 +21,7 @@ _listener: Listener | None = None
 
 def install(listener: Listener | None) -> None:
     """Sends progress of this process to `listener`; None stops it."""
-    global _listener  # noqa: PLW0603  one console a process
+    global _listener
     _listener = listener
 
 

@@ -2,8 +2,8 @@
 
 `pseudonym = base32(HMAC-SHA-256(key, "playhead/user/" + user id))`, 26 characters (130 bits),
 prefixed `p-`. Without the key a pseudonym cannot be recomputed from a guessed id. The key itself is
-never an option: an option names where it is kept (`env:NAME` or `file:/path`), and each worker reads
-it there. Manifests hold the key's id, a hash of it under another domain.
+never an option: an option names where it is kept (`env:NAME` or `file:/path`), and each worker
+reads it there. Manifests hold the key's id, a hash of it under another domain.
 """
 
 from __future__ import annotations

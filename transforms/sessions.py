@@ -1,7 +1,8 @@
 """Sessions, by one rule.
 
-Rule version 1. Plays and impressions make sessions; other events do not. In the order (event_time, event_id), an event starts a session if and only if its user has
-no play that ended, and no impression that was shown, within the gap before it: that is, if
+Rule version 1. Plays and impressions make sessions; other events do not. In the order (event_time,
+event_id), an event starts a session if and only if its user has no play that ended, and no
+impression that was shown, within the gap before it: that is, if
 `event_time - max(end of every earlier event of the user) >= gap`. The end of a play is
 `event_time + played_ms` (at most the cap later; at once where played_ms is unknown), the end of an
 impression its event_time. Exactly the gap apart starts a new session.

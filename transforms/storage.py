@@ -31,13 +31,11 @@ def join(base: str, *parts: str) -> str:
 def open_read(path: str) -> BinaryIO:
     """A seekable stream of a file's raw bytes; nothing is decompressed by suffix."""
     if is_local(path):
-        return open(path, "rb")  # noqa: SIM115
+        return open(path, "rb")
     from apache_beam.io.filesystem import CompressionTypes
     from apache_beam.io.filesystems import FileSystems
 
-    return cast(
-        BinaryIO, FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    )
+    return cast(BinaryIO, FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
 
 
 def read_bytes(path: str) -> bytes:
@@ -65,13 +63,11 @@ def create_writer(path: str) -> BinaryIO:
     """A stream that writes a new file, creating local parent folders."""
     if is_local(path):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        return open(path, "wb")  # noqa: SIM115
+        return open(path, "wb")
     from apache_beam.io.filesystem import CompressionTypes
     from apache_beam.io.filesystems import FileSystems
 
-    return cast(
-        BinaryIO, FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    )
+    return cast(BinaryIO, FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED))
 
 
 def create_if_absent(path: str, data: bytes) -> bool:

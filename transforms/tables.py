@@ -7,14 +7,14 @@ Beam picks a coder by type hint. Every PTransform that yields tables annotates i
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, Literal
 
 import apache_beam as beam
 import polars as pl
 from apache_beam.typehints.native_type_compatibility import convert_to_beam_type
 
 # A table of 131,072 events is about 30 MB in memory. Elements stay between 1 MB and 64 MB.
-IPC_COMPRESSION = "lz4"
+IPC_COMPRESSION: Literal["lz4"] = "lz4"
 
 
 def to_ipc(table: pl.DataFrame) -> bytes:

@@ -7,6 +7,7 @@ import json
 import pathlib
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -78,6 +79,23 @@ def test_files_have_the_schemas_types(two_files: pathlib.Path) -> None:
     assert policy["policy_day"].unique().sort().to_list() == [0, 1]
 
 
+def test_relevance_of_anything_follows_from_the_truth_tables(two_files: pathlib.Path) -> None:
+    tracks = pl.read_parquet(two_files / "truth" / "tracks.parquet")
+    told = (
+        _truth(two_files, "impressions")
+        .head(5_000)
+        .join(_truth(two_files, "requests").select("request_id", "taste_day"), "request_id")
+        .join(_truth(two_files, "users").select("user_id", "taste", "drift", "drift_radians"),
+              "user_id")
+        .join(tracks, "track_id")
+    )  # fmt: skip
+    turn = (told["drift_radians"] * told["taste_day"]).to_numpy()[:, None]
+    taste, drift, vector = (np.array(told[name].to_list()) for name in ("taste", "drift", "vector"))
+    affinity = ((np.cos(turn) * taste + np.sin(turn) * drift) * vector).sum(axis=1)
+    score = -1.9 + 2.4 * affinity + 0.5 * told["quality"].to_numpy()
+    assert np.allclose(told["relevance"].to_numpy(), 0.8 / (1 + np.exp(-score)))
+
+
 def test_records_do_not_depend_on_the_number_of_files(
     two_files: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -117,8 +135,12 @@ def test_ingest_reads_each_format_and_finds_each_fault(name: str, tmp_path: path
     for path in sorted(tmp_path.glob(f"raw/{name}/*/*")):
         source = InputFile(str(path), lambda path=path: path.open("rb"))  # type: ignore[misc]
         for table in adapter.read(source):
-            adapted = events.mark_invalid(events.repair(adapter.to_events(table.rows))[0], rules)
-            repairs += sum(events.repair(adapter.to_events(table.rows))[1].values())
+            adapted = adapter.to_events(table.rows)
+            if not adapter.has_event_id:
+                adapted = events.derive_event_ids(adapted)
+            adapted, repaired_here = events.repair(adapted)
+            adapted = events.mark_invalid(adapted, rules)
+            repairs += sum(repaired_here.values())
             told = pl.concat([table.rejects[REJECT_REASON], adapted[REJECT_REASON].drop_nulls()])
             for reason in told:
                 reasons[reason] = reasons.get(reason, 0) + 1

@@ -78,7 +78,8 @@ def columns(spec: RankingSpec) -> tuple[ColumnEntry, ...]:
     """The columns as the manifest lists them."""
     described = {name: ("context", field_description(LISTENING_EVENT[name])) for name in _CARRIED}
     described["session_id"] = (
-        "session", "Session of the example; null past the session cap. See transforms.sessions."
+        "session",
+        "Session of the example; null past the session cap. See transforms.sessions.",
     )
     for name in spec.features:
         feature = FEATURES[name].feature
@@ -256,9 +257,7 @@ def _labels(
     played = outcome >= 0
     play = np.where(played, outcome, rows)
     delay = pl.Series((context.time_us[play] - context.row_time_us) // 1000)
-    judged = labels.play_labels(
-        events[play], spec.labels.skip_below_ms, spec.labels.completion_cap
-    )
+    judged = labels.play_labels(events[play], spec.labels.skip_below_ms, spec.labels.completion_cap)
     shown = is_shown[rows]
     table = judged.select(
         pl.Series(played).alias("label_played"),

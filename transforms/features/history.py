@@ -7,16 +7,22 @@ import polars as pl
 
 from transforms.features.context import FeatureContext, Occurrences
 from transforms.features.registry import WEEK_US, Columns, Feature, feature
+from transforms.timeline import IntArray
 
 
 @feature(
     Feature(
-        "history_track_ids", pl.List(pl.String()), "history",
+        "history_track_ids",
+        pl.List(pl.String()),
+        "history",
         "Tracks of the latest plays in the 7 days before, oldest first; empty if there were none.",
     ),
     Feature(
-        "history_ms_ago", pl.List(pl.Int64()), "history",
-        "How long ago each of those plays started.", unit="ms",
+        "history_ms_ago",
+        pl.List(pl.Int64()),
+        "history",
+        "How long ago each of those plays started.",
+        unit="ms",
     ),
 )
 def play_history(context: FeatureContext) -> Columns:
@@ -39,7 +45,7 @@ def play_history(context: FeatureContext) -> Columns:
     }  # fmt: skip
 
 
-def _as_lists(values: pl.Series, offsets: np.ndarray) -> pl.Series:
+def _as_lists(values: pl.Series, offsets: IntArray) -> pl.Series:
     import pyarrow as pa
 
     array = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values.to_arrow())

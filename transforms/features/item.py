@@ -58,16 +58,22 @@ def snapshots(
 
 @feature(
     Feature(
-        "item_plays_7d", pl.Int64(), "item",
+        "item_plays_7d",
+        pl.Int64(),
+        "item",
         "Plays of the track by anyone in the 7 days before this day, as known at midnight.",
         window_us=WEEK_US,
     ),
     Feature(
-        "item_streams_7d", pl.Int64(), "item",
+        "item_streams_7d",
+        pl.Int64(),
+        "item",
         "Plays of at least 30 s by anyone in the 7 days before this day, as known at midnight.",
     ),
     Feature(
-        "item_impressions_7d", pl.Int64(), "item",
+        "item_impressions_7d",
+        pl.Int64(),
+        "item",
         "Impressions of the track to anyone in the 7 days before this day, as known at midnight.",
     ),
 )

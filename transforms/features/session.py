@@ -8,37 +8,57 @@ import polars as pl
 from transforms import timeline
 from transforms.features.context import FeatureContext
 from transforms.features.registry import Columns, Feature, feature
-from transforms.timeline import HOUR_US, IntArray
+from transforms.timeline import HOUR_US, BoolArray, IntArray
 
 _SESSION_US = 24 * HOUR_US  # a session's cap: how far back it can reach
 
 
-def _nullable(values: IntArray, valid: np.ndarray) -> pl.Series:
+def _nullable(values: IntArray, valid: BoolArray) -> pl.Series:
     return pl.select(pl.when(pl.Series(valid)).then(pl.Series(values))).to_series()
 
 
 @feature(
     Feature(
-        "session_age_ms", pl.Int64(), "session", "Milliseconds since the session started.",
-        unit="ms", window_us=_SESSION_US, nullable=True,
+        "session_age_ms",
+        pl.Int64(),
+        "session",
+        "Milliseconds since the session started.",
+        unit="ms",
+        window_us=_SESSION_US,
+        nullable=True,
     ),
     Feature(
-        "session_plays", pl.Int64(), "session", "Plays started so far in the session.",
-        window_us=_SESSION_US, nullable=True,
+        "session_plays",
+        pl.Int64(),
+        "session",
+        "Plays started so far in the session.",
+        window_us=_SESSION_US,
+        nullable=True,
     ),
     Feature(
-        "session_impressions", pl.Int64(), "session", "Impressions so far in the session.",
-        window_us=_SESSION_US, nullable=True,
+        "session_impressions",
+        pl.Int64(),
+        "session",
+        "Impressions so far in the session.",
+        window_us=_SESSION_US,
+        nullable=True,
     ),
     Feature(
-        "session_skips", pl.Int64(), "session",
+        "session_skips",
+        pl.Int64(),
+        "session",
         "Plays started in the session that were skipped and ended before now.",
-        window_us=_SESSION_US, nullable=True,
+        window_us=_SESSION_US,
+        nullable=True,
     ),
     Feature(
-        "session_ms_since_play", pl.Int64(), "session",
+        "session_ms_since_play",
+        pl.Int64(),
+        "session",
         "Milliseconds since the last play of the session started; null if there was none.",
-        unit="ms", window_us=_SESSION_US, nullable=True,
+        unit="ms",
+        window_us=_SESSION_US,
+        nullable=True,
     ),
 )
 def session_so_far(context: FeatureContext) -> Columns:

@@ -28,12 +28,12 @@ def user_activity(context: FeatureContext) -> Columns:
 
 @feature(
     Feature(
-        "user_streams_7d", pl.Int64(), "user",
+        "user_streams_7d",
+        pl.Int64(),
+        "user",
         "Plays of at least 30 s that ended in the 7 days before.",
     ),
-    Feature(
-        "user_skips_7d", pl.Int64(), "user", "Skipped plays that ended in the 7 days before."
-    ),
+    Feature("user_skips_7d", pl.Int64(), "user", "Skipped plays that ended in the 7 days before."),
 )
 def user_outcomes(context: FeatureContext) -> Columns:
     """Counts by the end of the play in [t - 7 d, t)."""

@@ -11,13 +11,18 @@ from transforms.features.registry import WEEK_US, Columns, Feature, feature
 
 @feature(
     Feature(
-        "user_track_plays_7d", pl.Int64(), "user-item",
+        "user_track_plays_7d",
+        pl.Int64(),
+        "user-item",
         "Plays of this track by the user in the 7 days before.",
     ),
     Feature(
-        "user_track_ms_since_play", pl.Int64(), "user-item",
+        "user_track_ms_since_play",
+        pl.Int64(),
+        "user-item",
         "Milliseconds since the user last started this track; null if not in the 7 days before.",
-        unit="ms", nullable=True,
+        unit="ms",
+        nullable=True,
     ),
 )
 def user_track_plays(context: FeatureContext) -> Columns:
@@ -30,15 +35,15 @@ def user_track_plays(context: FeatureContext) -> Columns:
     since = pl.Series((context.row_time_us - last_us) // 1000)
     return {
         "user_track_plays_7d": after - first,
-        "user_track_ms_since_play": pl.select(
-            pl.when(pl.Series(found)).then(since)
-        ).to_series(),
+        "user_track_ms_since_play": pl.select(pl.when(pl.Series(found)).then(since)).to_series(),
     }
 
 
 @feature(
     Feature(
-        "user_track_impressions_7d", pl.Int64(), "user-item",
+        "user_track_impressions_7d",
+        pl.Int64(),
+        "user-item",
         "Impressions of this track to the user in the 7 days before.",
     ),
 )
@@ -52,7 +57,9 @@ def user_track_impressions(context: FeatureContext) -> Columns:
 
 @feature(
     Feature(
-        "user_artist_plays_7d", pl.Int64(), "user-item",
+        "user_artist_plays_7d",
+        pl.Int64(),
+        "user-item",
         "Plays of this artist by the user in the 7 days before; null if the artist is unknown.",
         nullable=True,
     ),

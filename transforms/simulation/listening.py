@@ -95,7 +95,7 @@ USERS_SCHEMA: dict[str, pl.DataType] = {
     "user_id": pl.String(), "zone": pl.String(), "country": pl.String(), "platform": pl.String(),
     "premium": pl.Boolean(), "is_bot": pl.Boolean(), "variant": pl.String(),
     "activity": pl.Float64(), "clock_skew_ms": pl.Int64(), "drift_radians": pl.Float64(),
-    "taste": pl.List(pl.Float64()),
+    "taste": pl.List(pl.Float64()), "drift": pl.List(pl.Float64()),
 }  # fmt: skip
 
 _MS_HOUR = 3_600_000
@@ -180,7 +180,7 @@ def add_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 def users_table(world: World, block: int) -> pl.DataFrame:
-    """The truth about a block's users: USERS_SCHEMA; `taste` is a_u, unit length."""
+    """The truth about a block's users: USERS_SCHEMA; `taste`, `drift` are a_u, b_u."""
     users = world.user_block(block)
     frame = pl.DataFrame(
         {
@@ -195,6 +195,7 @@ def users_table(world: World, block: int) -> pl.DataFrame:
             "clock_skew_ms": users.skew_ms,
             "drift_radians": users.angle,
             "taste": pl.Series(users.taste.tolist()),
+            "drift": pl.Series(users.drift.tolist()),
         }
     ).cast(pl.Schema(USERS_SCHEMA))
     return frame.head(world.config.users - users.first)
@@ -270,7 +271,8 @@ class _Day:
         shares = np.cumsum(appeal, axis=1) / appeal.sum(axis=1, keepdims=True)
         genre = (shares[user] < rng.random(sessions)[:, None]).sum(axis=1)
         self.session_genre = np.minimum(genre, config.genres - 1)
-        self.session_surface = np.searchsorted(_SURFACE_SHARE, rng.random(sessions), side="right")
+        surface = np.searchsorted(_SURFACE_SHARE, rng.random(sessions), side="right")
+        self.session_surface = np.minimum(surface, len(_SURFACE_SHARE) - 1)
         self.session_shuffle = rng.random(sessions) < 0.3
         self.session_context = self.session_genre * 64 + rng.integers(0, 64, sessions)
         wait = np.exp(rng.standard_normal(sessions)) * 20 * _MS_HOUR

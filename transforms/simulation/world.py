@@ -444,6 +444,21 @@ class World:
             }
         )
 
+    def tracks_table(self) -> pl.DataFrame:
+        """The truth about tracks: with the users' vectors, the relevance of any track to anyone.
+
+        Returns:
+          track_id String, quality Float64, popularity Float64, vector List(Float64) (v_i).
+        """
+        return pl.DataFrame(
+            {
+                "track_id": self.track_ids,
+                "quality": self.quality,
+                "popularity": self.popularity,
+                "vector": pl.Series(self.vectors).cast(pl.List(pl.Float64)),
+            }
+        )
+
     def affinity(self, taste: FloatArray, track: IntArray) -> FloatArray:
         """<x, v_i> row by row."""
         result: FloatArray = np.einsum("nd,nd->n", taste, self.vectors[track])

@@ -9,6 +9,7 @@ Layout under the output folder:
     truth/files-00000-of-00004.parquet                             FILES_SCHEMA: what is where
     truth/broken-00000-of-00004.parquet                            BROKEN_SCHEMA
     truth/policy.parquet                                           world.policy_table, all days
+    truth/tracks.parquet                                           world.tracks_table
     truth/summary.json                                             configuration and counts
 
 Blocks of users with number b lie in the files of number b % files, so the union of all files is the
@@ -90,7 +91,7 @@ def _world(config_json: str) -> World:
 
 
 def write_world(target: Target) -> None:
-    """Writes catalog.parquet and truth/policy.parquet."""
+    """Writes catalog.parquet, truth/policy.parquet and truth/tracks.parquet."""
     world = _world(target.config.model_dump_json())
     catalog = _open_table(storage.join(target.output, "catalog.parquet"))
     catalog.write(world.catalog())
@@ -99,6 +100,9 @@ def write_world(target: Target) -> None:
     for day in range(target.config.days):
         policy.write(world.policy_table(day))
     policy.close()
+    tracks = _open_table(storage.join(target.output, "truth", "tracks.parquet"))
+    tracks.write(world.tracks_table())
+    tracks.close()
 
 
 def write_file(target: Target, file: int) -> dict[str, int]:

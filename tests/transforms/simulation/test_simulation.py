@@ -9,7 +9,7 @@ import polars as pl
 import pydantic
 import pytest
 
-from schemas import CATALOG, forms
+from schemas import CATALOG, LISTENING_EVENT, forms
 from transforms.simulation import listening
 from transforms.simulation.world import (
     BLOCK_USERS,
@@ -54,7 +54,7 @@ def test_columns_have_the_schemas_types() -> None:
 
 def test_required_fields_and_enumerations_hold() -> None:
     _, simulated = _default()
-    for field in listening.LISTENING_EVENT.fields:
+    for field in LISTENING_EVENT.fields:
         column = simulated.events[field.name]
         if field.required:
             assert column.null_count() == 0, field.name
@@ -242,7 +242,7 @@ def test_mean_inverse_propensity_is_the_candidate_set_size() -> None:
     explored = truth.filter("is_exploration")["weight"]
     assert explored.mean() == pytest.approx(size)
     model = truth.filter(~pl.col("is_exploration"))["weight"]
-    error = model.std() / np.sqrt(len(model))  # type: ignore[operator]
+    error = model.std() / np.sqrt(len(model))
     assert abs(model.mean() - size) < 4 * error  # type: ignore[operator]
     share = len(explored) / truth.height
     assert share == pytest.approx(world.config.exploration_share, abs=0.02)

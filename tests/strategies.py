@@ -1,0 +1,303 @@
+"""Listening logs in which ties, exact gaps, window ends and midnights are the rule.
+
+A log is drawn for a spec: each event stands at a chosen distance from midnight or from the start or
+end of an earlier event, and the distances are those at which the spec's rules change their answer
+(and a microsecond to either side). Events are dicts as in `oracle`; `to_table` makes a table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+
+import polars as pl
+from hypothesis import strategies as st
+
+from tests import oracle
+from transforms.buckets import USER_HASH, user_hash
+from transforms.events import STORE_SCHEMA
+from transforms.specs import RankingSpec
+
+UTC = datetime.timezone.utc
+FIRST_DAY = datetime.date(2026, 1, 5)
+FIRST_US = int(datetime.datetime(2026, 1, 5, tzinfo=UTC).timestamp()) * oracle.SECOND_US
+TIMES = ("event_time", "received_time")
+NEAR_WINDOW_US = 54 * oracle.SECOND_US
+
+_WEIRD_REWARD = {
+    "played": 0.1, "streamed_30s": 0.3, "completion": 0.7, "skipped": -1.1, "liked": 1e-3,
+    "saved": 3.3,
+}
+SPECS = [
+    {},
+    {
+        "sessions": {"gap_minutes": 10, "cap_hours": 1},
+        "attribution": {"window_minutes": 5, "surface_window_minutes": {"radio": 60}},
+        "labels": {
+            "horizon_hours": 2, "skip_below_ms": 60_000, "completion_cap": 2.0,
+            "reward": _WEIRD_REWARD,
+        },
+        "history_length": 3,
+    },
+    {
+        "examples": {"rows": "play", "surfaces": ["home", "radio"]},
+        "sessions": {"gap_minutes": 1, "cap_hours": 0.5},
+        "attribution": {"window_minutes": 1},
+        "labels": {"horizon_hours": 1, "completion_cap": 1.5, "reward": {"skipped": -1.0}},
+        "history_length": 2,
+    },
+    {
+        "examples": {"rows": "impression"},
+        "sessions": {"gap_minutes": 60, "cap_hours": 2},
+        "attribution": {"window_minutes": 1440, "surface_window_minutes": {"home": 1}},
+        "labels": {"completion_cap": 2.0, "reward": {"liked": 1.0, "played": 1.0}},
+        "history_length": 1,
+    },
+    {
+        "examples": {"rows": "play"},
+        "sessions": {"gap_minutes": 30, "cap_hours": 24},
+        "labels": {"horizon_hours": 48, "skip_below_ms": 3_600_000},
+    },
+    {
+        "examples": {"rows": "auto", "surfaces": ["radio"]},
+        "sessions": {"gap_minutes": 1440, "cap_hours": 30},
+        "attribution": {"window_minutes": 30, "surface_window_minutes": {"radio": 45}},
+        "labels": {"horizon_hours": 0.75, "skip_below_ms": 1},
+    },
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """A spec, what it means, a range, and the events."""
+
+    spec: RankingSpec
+    rules: oracle.Rules
+    within: oracle.Range
+    events: list[dict]
+
+
+def make_spec(fields: dict) -> RankingSpec:
+    return RankingSpec(kind="ranking", **fields)
+
+
+def rules_of(spec: RankingSpec) -> oracle.Rules:
+    """The same spec as the oracle reads it."""
+    minute, hour = oracle.MINUTE_US, oracle.HOUR_US
+    return oracle.Rules(
+        rows=spec.examples.rows,
+        surfaces=spec.examples.surfaces,
+        gap_us=round(spec.sessions.gap_minutes * minute),
+        cap_us=round(spec.sessions.cap_hours * hour),
+        window_us=round(spec.attribution.window_minutes * minute),
+        surface_window_us=tuple(
+            (surface, round(minutes * minute))
+            for surface, minutes in spec.attribution.surface_window_minutes.items()
+        ),
+        horizon_us=round(spec.labels.horizon_hours * hour),
+        skip_below_ms=spec.labels.skip_below_ms,
+        completion_cap=spec.labels.completion_cap,
+        reward=tuple(spec.labels.reward.items()),
+        history_length=spec.history_length,
+    )
+
+
+def event(number: int = 0, **fields) -> dict:
+    """A valid event: a play at noon of the first day, with `fields` replaced."""
+    time_us = fields.get("event_time", FIRST_US + 12 * oracle.HOUR_US)
+    return {
+        **dict.fromkeys(STORE_SCHEMA),
+        "event_id": f"e{number:03}",
+        "event_type": "play",
+        "user_id": "u1",
+        "track_id": "t1",
+        "artist_id": "a1",
+        "surface": "home",
+        "time_quality": "reported",
+        "source": "canonical",
+        "near_duplicate": False,
+        "event_time": time_us,
+        "received_time": time_us,
+        **fields,
+    }
+
+
+def to_table(events: list[dict]) -> pl.DataFrame:
+    """The events as a table of the store, in the order given."""
+    raw = {**STORE_SCHEMA, **dict.fromkeys(TIMES, pl.Int64())}
+    return (
+        pl.DataFrame(events, schema=raw, orient="row")
+        .with_columns(pl.col(name).cast(STORE_SCHEMA[name]) for name in TIMES)
+        .with_columns(user_hash(pl.col("user_id"), 0).alias(USER_HASH))
+    )
+
+
+def to_dicts(table: pl.DataFrame) -> list[dict]:
+    """Rows of a table with integer microseconds for times."""
+    return table.with_columns(
+        pl.col(name).cast(pl.Int64) for name in TIMES if name in table.columns
+    ).to_dicts()
+
+
+def _deltas(rules: oracle.Rules) -> list[int]:
+    """Distances between events at which a rule changes its answer; short ones more often."""
+    second = oracle.SECOND_US
+    edges = {
+        30 * second, NEAR_WINDOW_US, rules.gap_us, rules.cap_us, rules.window_us,
+        rules.window_of("radio"), rules.window_of("home"), rules.horizon_us, oracle.DAY_US,
+        oracle.WEEK_US,
+    }
+    near = [0, 0, 0, 0, 1, 1, -1, 999, 1000, second, 10 * second, -10 * second]
+    exact = sorted(edges)
+    around = [edge + step for edge in exact for step in (-1, 0, 0, 1)]
+    return near * 3 + around + [-edge for edge in exact]
+
+
+def _played(rules: oracle.Rules) -> list[int | None]:
+    gap, cap = rules.gap_us // 1000, rules.cap_us // 1000
+    return [
+        None, None, 0, 1, 1_000, 29_999, 30_000, 30_000, 30_001, 59_999, 60_000, 200_000, 200_000,
+        rules.skip_below_ms - 1, rules.skip_below_ms, gap, min(cap, 86_400_000),
+        min(cap + 1, 86_400_000), 86_400_000,
+    ]
+
+
+_EVENT_TYPES = ["play"] * 6 + ["impression"] * 5 + [
+    "like", "like", "unlike", "save", "save", "unsave", "hide", "follow",
+]
+_REASONS_END = [
+    None, "trackdone", "fwdbtn", "backbtn", "endplay", "clickrow", "unknown", "appload", "remote",
+    *sorted(oracle.NOT_A_SKIP),
+]
+
+
+def events(
+    rules: oracle.Rules,
+    anchors: list[int],
+    deltas: list[int],
+    min_size: int = 0,
+    max_size: int = 14,
+    prefix: str = "",
+) -> st.SearchStrategy[list[dict]]:
+    """Events, each `deltas` away from an anchor or from the start or end of an earlier one."""
+    pick = st.sampled_from
+    one = st.tuples(
+        pick(["start", "start", "end", "end", "anchor"]),
+        st.integers(0, 30),
+        pick(deltas),
+        pick(_EVENT_TYPES),
+        pick(["u1", "u1", "u1", "u2"]),
+        pick(["t1", "t1", "t2"]),
+        pick(["a1", "a1", "a2", None]),
+        pick(["home", "home", "home", "radio", None]),
+        pick(_played(rules)),
+        pick([None, 1_000, 30_000, 59_999, 200_000, 210_007]),
+        pick(_REASONS_END),
+        pick([None, None, 0, 1, 2, 3]),
+        pick(["reported", "reported", "derived", "sync"]),
+        pick(["s1", "s1", "s2"]),
+        pick(["c1", "c1", "c2", None]),
+        pick([0, 0, oracle.SECOND_US, oracle.DAY_US, 3 * oracle.DAY_US]),
+        pick(["a", "b", "B", "é", "z"]),
+    )
+
+    def place(drawn: list[tuple]) -> list[dict]:
+        made: list[dict] = []
+        for number, fields in enumerate(drawn):
+            (reference, which, delta, event_type, user, track, artist, surface, played, duration,
+             reason_end, level, quality, source, client, delay, letter) = fields
+            if reference == "anchor" or not made:
+                base = anchors[which % len(anchors)]
+            else:
+                other = made[which % len(made)]
+                base = other["event_time"]
+                if reference == "end":
+                    base = oracle.end_of(other, rules.cap_us)
+            is_play = event_type == "play"
+            # Ids are unique for a user, but not in time order, and two users share some.
+            serial = number if user == "u1" else number - 1
+            made.append(
+                event(
+                    event_id=f"{prefix}{letter}{serial}",
+                    event_type=event_type,
+                    user_id=user,
+                    track_id=None if event_type == "follow" else track,
+                    artist_id=artist or ("a1" if event_type == "follow" else None),
+                    surface=surface,
+                    event_time=base + delta,
+                    received_time=base + delta + delay,
+                    time_quality=quality,
+                    played_ms=played if is_play else None,
+                    track_duration_ms=duration,
+                    reason_end=reason_end if is_play else None,
+                    source_skip_level=level if is_play else None,
+                    skipped=which % 2 == 0 if is_play else None,
+                    source=source,
+                    client_id=client,
+                    position=number if which % 3 else None,
+                    propensity=1 / (number + 1) if which % 4 else None,
+                    premium=which % 2 == 0,
+                    shelf="top" if which % 5 else "",
+                )
+            )
+        return made
+
+    return st.lists(one, min_size=min_size, max_size=max_size).map(place)
+
+
+def mark_near(log: list[dict], window_us: int = NEAR_WINDOW_US) -> list[dict]:
+    """The events with their near-duplicate flags."""
+    flagged = oracle.near_duplicates(log, window_us)
+    return [{**item, "near_duplicate": oracle.key(item) in flagged} for item in log]
+
+
+@st.composite
+def logs(draw, max_size: int = 14, specs: list[dict] | None = None, mature: bool = False) -> Log:
+    """A log and what to build from it; `mature`: every row's horizon is over."""
+    spec = make_spec(draw(st.sampled_from(SPECS if specs is None else specs)))
+    rules = rules_of(spec)
+    days = draw(st.integers(1, 3))
+    anchors = [FIRST_US + day * oracle.DAY_US for day in range(days + 1)]
+    anchors += [FIRST_US + 12 * oracle.HOUR_US, FIRST_US - oracle.WEEK_US]
+    drawn = mark_near(draw(events(rules, anchors, _deltas(rules), max_size=max_size)))
+    end_us = FIRST_US + days * oracle.DAY_US
+    watermark_us = end_us + 30 * oracle.DAY_US
+    if not mature and drawn and draw(st.integers(0, 3)) == 0:
+        some = draw(st.sampled_from(drawn))
+        watermark_us = some["event_time"] + rules.horizon_us + draw(st.sampled_from([-1, 0, 1]))
+    shown = {item["source"] for item in drawn if item["event_type"] == "impression"}
+    auto = tuple(sorted({item["source"] for item in drawn} - shown))
+    play_sources = draw(st.sampled_from([auto, (), ("s1",), ("s1", "s2")]))
+    return Log(spec, rules, oracle.Range(FIRST_US, end_us, watermark_us, play_sources), drawn)
+
+
+@st.composite
+def later_events(draw, rules: oracle.Rules, t_us: int) -> list[dict]:
+    """Events at or after an instant, with ids of their own."""
+    deltas = [abs(delta) for delta in _deltas(rules)]
+    return draw(events(rules, [t_us], deltas, max_size=6, prefix="new-"))
+
+
+@st.composite
+def partitioned(draw) -> tuple[Log, list[list[dict]]]:
+    """A log spread over partitions; some events stand in two of them, received at other times."""
+    log = draw(logs(max_size=10))
+    parts: list[list[dict]] = [[], [], []]
+    every: list[dict] = []
+    for item in log.events:
+        home, copies = draw(st.sampled_from([(0, ()), (1, ()), (2, ()), (0, (1,)), (2, (0, 1))]))
+        original = {**item, "near_duplicate": draw(st.sampled_from([False, False, False, True]))}
+        parts[home].append(original)
+        every.append(original)
+        for number, part in enumerate(copies, 1):
+            later = draw(st.sampled_from([0, 1, oracle.DAY_US]))
+            copy = dict(original)
+            if later:  # a later version may say anything
+                copy["received_time"] += later * number
+                copy["event_time"] += draw(st.sampled_from([0, -1, 1]))
+                copy["track_id"] = draw(st.sampled_from([copy["track_id"], "t2"]))
+                copy["near_duplicate"] = draw(st.booleans())
+            parts[part].append(copy)
+            every.append(copy)
+    order = draw(st.permutations(range(3)))
+    return dataclasses.replace(log, events=every), [parts[number] for number in order]

@@ -1,0 +1,237 @@
+"""Ranking rows equal those of the oracle, whatever the log; see tests/oracle.py."""
+
+import dataclasses
+import datetime
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from tests import oracle, strategies
+from transforms import events as events_module
+from transforms import store
+from transforms.datasets import ranking
+from transforms.features import FEATURES, item
+
+
+def examples(count):
+    return settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def table_of(part):
+    """A partition's bucket as a build reads it."""
+    return events_module.sort_events(strategies.to_table(part)).select(ranking.READ_COLUMNS)
+
+
+def build(log, parts, known=None, within=None, spec=None):
+    """(rows, counts) of a build over parts; `known`: what the item counts see."""
+    within = within or log.within
+    seen = [row for part in parts for row in part] if known is None else known
+    day = datetime.timedelta(days=1)
+    snapshots = item.snapshots(
+        store.sum_item_days([store.item_day_counts(strategies.to_table(seen))]),
+        strategies.FIRST_DAY - day,
+        strategies.FIRST_DAY + 5 * day,
+    )
+    prepared, _ = ranking.prepare_events([table_of(part) for part in parts])
+    built = ranking.build_rows(
+        prepared, spec or log.spec, ranking.BuildRange(**dataclasses.asdict(within)), snapshots
+    )
+    assert dict(built.rows.schema) == ranking.schema(spec or log.spec)
+    order = [(row["user_id"], row["event_id"]) for row in prepared.to_dicts()]
+    rows = strategies.to_dicts(built.rows)
+    places = [order.index((row["user_id"], row["event_id"])) for row in rows]
+    assert places == sorted(places), "rows are not in the order of the events"
+    rows.sort(key=lambda row: (row["user_id"], row["event_time"], row["event_id"]))
+    return rows, built.counts
+
+
+def assert_equal_rows(got, wanted):
+    """Row for row, column for column; session ids as a partition of the rows."""
+    assert [row["event_id"] for row in got] == [row["event_id"] for row in wanted]
+    got_of, wanted_of = {}, {}
+    for left, right in zip(got, wanted, strict=True):
+        assert set(left) == set(right)
+        differing = {
+            name: (left[name], right[name])
+            for name in left
+            if name != "session_id" and left[name] != right[name]
+        }
+        assert not differing, f"{left['event_id']}: (built, oracle) {differing}"
+        a, b = left["session_id"], right["session_id"]
+        assert (a is None) == (b is None), f"{left['event_id']}: session {a}, oracle {b}"
+        assert got_of.setdefault(b, a) == a, f"{left['event_id']}: one session has two ids"
+        assert wanted_of.setdefault(a, b) == b, f"{left['event_id']}: two sessions share an id"
+
+
+def test_the_oracle_knows_every_column():
+    assert set(FEATURES) == set(oracle.FEATURES)
+    assert set(ranking.schema(strategies.make_spec({}))) == {
+        *oracle.CARRIED, "session_id", *oracle.FEATURES, *oracle.LABELS
+    }
+
+
+@pytest.mark.parametrize("spec", strategies.SPECS, ids=range(len(strategies.SPECS)))
+def test_rows_equal_the_oracle(spec):
+    @examples(60)
+    @given(strategies.logs(specs=[spec]))
+    def check(log):
+        rows, counts = build(log, [log.events])
+        # Which plays the item counts leave out is asked in a test of its own.
+        wanted = oracle.ranking_rows(oracle.prepared(log.events), log.rules, log.within)
+        assert_equal_rows(without_items(rows), without_items(wanted))
+        possible = [
+            event
+            for event in oracle.prepared(log.events)
+            if oracle.is_example(event, log.rules, log.within)
+        ]
+        assert counts["examples"] + counts["immature"] == len(possible)
+        assert counts["examples"] == len(rows)
+
+    check()
+
+
+def without_items(rows):
+    return [
+        {name: value for name, value in row.items() if not name.startswith("item_")}
+        for row in rows
+    ]
+
+
+@examples(80)
+@given(strategies.logs(specs=[{}, {"examples": {"rows": "play"}}], mature=True))
+def test_item_counts_equal_the_oracle(log):
+    rows, _ = build(log, [log.events])
+    counted = oracle.prepared(log.events)
+    wanted = oracle.ranking_rows(counted, log.rules, log.within)
+    assert_equal_rows(rows, wanted)
+
+
+@examples(100)
+@given(strategies.partitioned())
+def test_rows_of_several_partitions_equal_the_oracle(case):
+    log, parts = case
+    counted = oracle.prepared(log.events)
+    rows, _ = build(log, parts, known=counted)
+    assert_equal_rows(rows, oracle.ranking_rows(counted, log.rules, log.within))
+
+
+@examples(60)
+@given(strategies.partitioned(), st.randoms(use_true_random=False))
+def test_order_and_partition_do_not_matter(case, random):
+    log, parts = case
+    once, counts = build(log, parts)
+    for part in parts:
+        random.shuffle(part)
+    random.shuffle(parts)
+    assert build(log, parts) == (once, counts)
+
+
+@examples(40)
+@given(strategies.partitioned())
+def test_prepare_events_counts_what_it_leaves_out(case):
+    log, parts = case
+    prepared, counts = ranking.prepare_events([table_of(part) for part in parts])
+    kept = oracle.drop_duplicates(log.events)
+    counted = oracle.prepared(log.events)
+    assert prepared.height == len(counted)
+    assert counts["duplicate_across_partitions"] == len(log.events) - len(kept)
+    assert counts["near_duplicate"] == len(kept) - len(counted)
+
+
+def daily(log, cut):
+    """Rows of the days of the range, built one by one; `cut`: from what the spec says it reads."""
+    rows = []
+    within = log.within
+    for first_us in range(within.first_us, within.end_us, oracle.DAY_US):
+        end_us = first_us + oracle.DAY_US
+        part = log.events
+        if cut:
+            left, right = log.spec.left_context_us, log.spec.right_context_us
+            part = [
+                event
+                for event in part
+                if first_us - left <= event["event_time"] < end_us + right
+            ]
+        day = dataclasses.replace(within, first_us=first_us, end_us=end_us)
+        rows += build(log, [part], known=log.events, within=day)[0]
+    return sorted(rows, key=lambda row: (row["user_id"], row["event_time"], row["event_id"]))
+
+
+@examples(60)
+@given(strategies.logs())
+def test_daily_equals_full(log):
+    assert daily(log, cut=False) == build(log, [log.events])[0]
+
+
+@examples(150)
+@given(strategies.logs())
+def test_daily_equals_full_from_the_days_context_alone(log):
+    assert daily(log, cut=True) == build(log, [log.events])[0]
+
+
+@pytest.mark.parametrize("spec", [{}, {"sessions": {"cap_hours": 1}}], ids=["cap24h", "cap1h"])
+def test_a_play_that_started_before_the_window_and_ended_in_it_counts(spec):
+    """Also in a daily build: its context holds the start of such a play."""
+    t = strategies.FIRST_US
+    old = strategies.event(1, event_time=t - oracle.WEEK_US - 1, played_ms=60_000)
+    row = strategies.event(2, event_time=t, event_type="impression")
+    made = strategies.make_spec(spec)
+    within = oracle.Range(t, t + oracle.DAY_US, t + 30 * oracle.DAY_US)
+    log = strategies.Log(made, strategies.rules_of(made), within, [old, row])
+    assert build(log, [log.events])[0][0]["user_streams_7d"] == 1
+    assert daily(log, cut=True)[0]["user_streams_7d"] == 1
+
+
+@examples(150)
+@given(st.data())
+def test_features_do_not_see_the_present_or_the_future(data):
+    log = data.draw(strategies.logs(mature=True))
+    rows, _ = build(log, [log.events])
+    assume(rows)
+    row = data.draw(st.sampled_from(rows))
+    t = row["event_time"]
+    itself = next(event for event in log.events if oracle.key(event) == oracle.key(row))
+    past = [event for event in log.events if event["event_time"] < t]
+    other = dict(itself)
+    if itself["event_type"] == "play":  # nor how its own play went
+        other.update(played_ms=29_000, reason_end="fwdbtn", source_skip_level=3, skipped=True)
+    later = data.draw(strategies.later_events(log.rules, t))
+    changed = dataclasses.replace(log, events=[*past, other, *later])
+    again = next(
+        found
+        for found in build(changed, [changed.events])[0]
+        if oracle.key(found) == oracle.key(row)
+    )
+    assert {name: again[name] for name in oracle.FEATURES} == {
+        name: row[name] for name in oracle.FEATURES
+    }
+    assert (again["session_id"] is None) == (row["session_id"] is None)
+    at_once = [event for event in [*log.events, *later] if event["event_time"] == t]
+    if all(event["user_id"] != row["user_id"] for event in at_once if event is not itself):
+        assert again["session_id"] == row["session_id"]
+
+
+@examples(30)
+@given(strategies.logs(), st.sampled_from([["user_skips_7d", "history_ms_ago"], ["session_plays"]]))
+def test_a_spec_of_some_features_has_the_same_values(log, names):
+    spec = log.spec.model_copy(update={"features": tuple(names)})
+    full, _ = build(log, [log.events])
+    some, _ = build(log, [log.events], spec=spec)
+    columns = ranking.schema(spec)
+    assert some == [{name: row[name] for name in columns} for row in full]
+
+
+def test_an_empty_log_has_no_rows():
+    spec = strategies.make_spec({})
+    within = oracle.Range(strategies.FIRST_US, strategies.FIRST_US + oracle.DAY_US, 0)
+    log = strategies.Log(spec, strategies.rules_of(spec), within, [])
+    assert build(log, [[]])[0] == []
+    assert isinstance(ranking.prepare_events([table_of([]), table_of([])])[0], pl.DataFrame)
