@@ -67,12 +67,14 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Days of a build in microseconds, the watermark, and sources whose plays are rows."""
+    """Days of a build in microseconds, the watermark, and what sources are known to tell."""
 
     first_us: int
     end_us: int
     watermark_us: int
     play_sources: tuple[str, ...] = ()
+    like_sources: tuple[str, ...] = ()
+    save_sources: tuple[str, ...] = ()
 
 
 # Events
@@ -147,7 +149,10 @@ def end_of(event, cap_us):
 
 
 def sessions(events, gap_us, cap_us):
-    """Key of each play and impression -> (first event of its session, past the cap)."""
+    """Key of each play and impression -> (first event of its session, past the cap).
+
+    The rule of the gap is for events whose source gives no session.
+    """
     result = {}
     for user in {event["user_id"] for event in events}:
         mine = sorted(
@@ -160,7 +165,17 @@ def sessions(events, gap_us, cap_us):
         )
         first = None
         for i, event in enumerate(mine):
-            if all(event["event_time"] - end_of(past, cap_us) >= gap_us for past in mine[:i]):
+            before = mine[i - 1] if i else None
+            given = event["source_session_id"]
+            if before is None:
+                starts = True
+            elif given is not None:
+                starts = given != before["source_session_id"]
+            else:
+                starts = all(
+                    event["event_time"] - end_of(past, cap_us) >= gap_us for past in mine[:i]
+                )
+            if starts:
                 first = event
             result[key(event)] = first, event["event_time"] - first["event_time"] > cap_us
     return result
@@ -233,7 +248,7 @@ def resolved(row, events, yes, no, horizon_us):
     return bool(actions) and max(actions, key=store_order)["event_type"] == yes
 
 
-def labels(row, events, rules):
+def labels(row, events, rules, within):
     """The label columns of one example."""
     if row["event_type"] == "play":
         play, delay_ms = row, None
@@ -246,9 +261,13 @@ def labels(row, events, rules):
         "streamed_30s": False if play is None else is_streamed(play),
         "completion": 0.0 if play is None else completion(play, rules.completion_cap),
         "skipped": False if play is None else is_skipped(play, rules.skip_below_ms),
-        "liked": resolved(row, events, "like", "unlike", rules.horizon_us),
-        "saved": resolved(row, events, "save", "unsave", rules.horizon_us),
+        "liked": None,
+        "saved": None,
     }
+    if row["source"] in within.like_sources:
+        values["liked"] = resolved(row, events, "like", "unlike", rules.horizon_us)
+    if row["source"] in within.save_sources:
+        values["saved"] = resolved(row, events, "save", "unsave", rules.horizon_us)
     reward = 0.0
     for name, weight in sorted(rules.reward):
         if values[name] is None:
@@ -393,7 +412,7 @@ def ranking_rows(events, rules, within, known=None):
                 "session_id": None if overflow else key(first),
                 **features(event, events, session_of, rules),
                 **item_counts(event["track_id"], day, events if known is None else known),
-                **labels(event, events, rules),
+                **labels(event, events, rules, within),
             }
         )
     return rows

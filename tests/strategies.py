@@ -22,6 +22,8 @@ UTC = datetime.timezone.utc
 FIRST_DAY = datetime.date(2026, 1, 5)
 FIRST_US = int(datetime.datetime(2026, 1, 5, tzinfo=UTC).timestamp()) * oracle.SECOND_US
 TIMES = ("event_time", "received_time")
+GIVEN_SESSIONS = [(None,), (None,), (None,), ("x", "x", "y"), (None, "x", "y")]
+SOURCES = [(), ("s1",), ("s1", "s2"), ("s1", "s2"), ("s1", "s2", "canonical")]
 NEAR_WINDOW_US = 54 * oracle.SECOND_US
 
 _WEIRD_REWARD = {
@@ -178,6 +180,7 @@ def events(
     min_size: int = 0,
     max_size: int = 14,
     prefix: str = "",
+    given: tuple[str | None, ...] = (None,),
 ) -> st.SearchStrategy[list[dict]]:
     """Events, each `deltas` away from an anchor or from the start or end of an earlier one."""
     pick = st.sampled_from
@@ -199,13 +202,14 @@ def events(
         pick(["c1", "c1", "c2", None]),
         pick([0, 0, oracle.SECOND_US, oracle.DAY_US, 3 * oracle.DAY_US]),
         pick(["a", "b", "B", "é", "z"]),
+        pick(given),
     )
 
     def place(drawn: list[tuple]) -> list[dict]:
         made: list[dict] = []
         for number, fields in enumerate(drawn):
             (reference, which, delta, event_type, user, track, artist, surface, played, duration,
-             reason_end, level, quality, source, client, delay, letter) = fields
+             reason_end, level, quality, source, client, delay, letter, session) = fields
             if reference == "anchor" or not made:
                 base = anchors[which % len(anchors)]
             else:
@@ -234,6 +238,7 @@ def events(
                     skipped=which % 2 == 0 if is_play else None,
                     source=source,
                     client_id=client,
+                    source_session_id=session,
                     position=number if which % 3 else None,
                     propensity=1 / (number + 1) if which % 4 else None,
                     premium=which % 2 == 0,
@@ -252,14 +257,25 @@ def mark_near(log: list[dict], window_us: int = NEAR_WINDOW_US) -> list[dict]:
 
 
 @st.composite
-def logs(draw, max_size: int = 14, specs: list[dict] | None = None, mature: bool = False) -> Log:
-    """A log and what to build from it; `mature`: every row's horizon is over."""
+def logs(
+    draw,
+    max_size: int = 14,
+    specs: list[dict] | None = None,
+    mature: bool = False,
+    given: bool = True,
+) -> Log:
+    """A log and what to build from it.
+
+    `mature`: every row's horizon is over; `given`: some sources may give sessions.
+    """
     spec = make_spec(draw(st.sampled_from(SPECS if specs is None else specs)))
     rules = rules_of(spec)
     days = draw(st.integers(1, 3))
     anchors = [FIRST_US + day * oracle.DAY_US for day in range(days + 1)]
     anchors += [FIRST_US + 12 * oracle.HOUR_US, FIRST_US - oracle.WEEK_US]
-    drawn = mark_near(draw(events(rules, anchors, _deltas(rules), max_size=max_size)))
+    ids = draw(st.sampled_from(GIVEN_SESSIONS if given else [(None,)]))
+    drawn = events(rules, anchors, _deltas(rules), max_size=max_size, given=ids)
+    drawn = mark_near(draw(drawn))
     end_us = FIRST_US + days * oracle.DAY_US
     watermark_us = end_us + 30 * oracle.DAY_US
     if not mature and drawn and draw(st.integers(0, 3)) == 0:
@@ -268,7 +284,9 @@ def logs(draw, max_size: int = 14, specs: list[dict] | None = None, mature: bool
     shown = {item["source"] for item in drawn if item["event_type"] == "impression"}
     auto = tuple(sorted({item["source"] for item in drawn} - shown))
     play_sources = draw(st.sampled_from([auto, (), ("s1",), ("s1", "s2")]))
-    return Log(spec, rules, oracle.Range(FIRST_US, end_us, watermark_us, play_sources), drawn)
+    likes, saves = draw(st.sampled_from(SOURCES)), draw(st.sampled_from(SOURCES))
+    within = oracle.Range(FIRST_US, end_us, watermark_us, play_sources, likes, saves)
+    return Log(spec, rules, within, drawn)
 
 
 @st.composite

@@ -171,9 +171,15 @@ def test_daily_equals_full(log):
     assert daily(log, cut=False) == build(log, [log.events])[0]
 
 
-@examples(150)
-@given(strategies.logs())
+@examples(120)
+@given(strategies.logs(given=False))
 def test_daily_equals_full_from_the_days_context_alone(log):
+    assert daily(log, cut=True) == build(log, [log.events])[0]
+
+
+@examples(80)
+@given(strategies.logs())
+def test_daily_equals_full_from_the_days_context_alone_where_sessions_are_given(log):
     assert daily(log, cut=True) == build(log, [log.events])[0]
 
 
