@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transforms.manifest import Manifest
     from transforms.publish import Draft
 
+_LOG_LEVEL = "PLAYHEAD_LOG_LEVEL"
 LOCAL_RUNNER = "FnApiRunner"
 # DirectRunner would first try to download a Prism binary; on one machine it is the same engine.
 _LOCAL_NAMES = {LOCAL_RUNNER, "DirectRunner"}
@@ -124,9 +125,13 @@ def parse(parser: Parser, argv: list[str] | None) -> tuple[argparse.Namespace, l
 
 
 def quiet_imports() -> None:
-    """Keeps Beam's import-time chatter away from a user's terminal; logging is set up first."""
+    """Sets up logging before Beam does, and keeps its chatter away from a user's terminal.
+
+    Beam logs every exception of a step with its traceback; the command line shows it once, in one
+    line if it is the user's. PLAYHEAD_LOG_LEVEL=INFO shows everything.
+    """
     logging.basicConfig(
-        level=os.environ.get("PLAYHEAD_LOG_LEVEL", "ERROR").upper(),
+        level=os.environ.get(_LOG_LEVEL, "CRITICAL").upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
@@ -137,9 +142,13 @@ def quiet_imports() -> None:
 def beam_options(rest: list[str]) -> PipelineOptions:
     """Beam options of a job."""
     quiet_imports()
-    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
 
-    return PipelineOptions(rest)
+    options = PipelineOptions(rest)
+    worker = options.view_as(WorkerOptions)
+    if is_local(options) and worker.default_sdk_harness_log_level is None:
+        worker.default_sdk_harness_log_level = os.environ.get(_LOG_LEVEL, "CRITICAL").upper()
+    return options
 
 
 def runner_name(options: PipelineOptions) -> str:
@@ -184,7 +193,7 @@ def attempt(draft: Draft, keep: tuple[str, ...] = ()) -> Iterator[None]:
 
     What a gate refused stays readable there for whoever has to find out why.
     """
-    from transforms import storage
+    from transforms import manifest, storage
     from transforms.errors import DataRefusedError
 
     try:
@@ -197,6 +206,8 @@ def attempt(draft: Draft, keep: tuple[str, ...] = ()) -> Iterator[None]:
             for name in storage.list_folder(draft.attempt_root):
                 if name not in keep:
                     storage.delete_tree(storage.join(draft.attempt_root, name))
+        for folder in (manifest.version_root(draft.root, draft.version), draft.root):
+            storage.delete_if_empty(folder)
         raise
 
 

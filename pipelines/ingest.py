@@ -220,7 +220,11 @@ def build_graph(pipeline: Any, draft: Draft, ingest_plan: IngestPlan, shuffle: s
     rejected = read["rejected"] | "WriteQuarantine" >> ingestion.WriteQuarantine(root)
     files = (written["files"], item_days, rejected) | "AllFiles" >> beam.Flatten()
     counts = (read["counts"], written["counts"]) | "AllCounts" >> beam.Flatten()
-    gate = ingestion.IngestGate(ingest_plan.max_quarantine, storage.join(root, "quarantine"))
+    gate = ingestion.IngestGate(
+        ingest_plan.adapt.rules.day,
+        ingest_plan.max_quarantine,
+        storage.join(root, "quarantine"),
+    )
     _ = {
         "files": files,
         "counts": counts,

@@ -63,6 +63,11 @@ class ValidityRules:
     def day_end(self) -> datetime.datetime:
         return self.day_start + datetime.timedelta(days=1)
 
+    @property
+    def latest(self) -> datetime.datetime:
+        """No time of an event is later than this."""
+        return self.day_end + datetime.timedelta(days=366)
+
 
 def derive_event_ids(table: pl.DataFrame) -> pl.DataFrame:
     """Fills null event ids from content, for sources that have none.
@@ -122,7 +127,7 @@ def _invalid_when(rules: ValidityRules) -> list[tuple[str, pl.Expr]]:
     ]
 
     event, received = pl.col("event_time"), pl.col("received_time")
-    latest = rules.day_end + datetime.timedelta(days=366)
+    latest = rules.latest
     checks.append(("received_time_out_of_range", ~received.is_between(_EARLIEST, latest)))
     checks.append(("event_time_out_of_range", ~event.is_between(_EARLIEST, latest)))
     ahead = datetime.timedelta(milliseconds=rules.max_ahead_ms)
@@ -163,11 +168,15 @@ def mark_invalid(table: pl.DataFrame, rules: ValidityRules) -> pl.DataFrame:
 
 
 def of_other_day(rules: ValidityRules) -> pl.Expr:
-    """True for valid rows that belong to another day's partition."""
+    """True for rows, valid or not, that belong to another day's partition.
+
+    A row whose received_time is missing or unbelievable belongs to the day its file was given for.
+    """
     if not rules.one_day_only:
         return pl.lit(value=False)
     received = pl.col("received_time")
-    return (received < rules.day_start) | (received >= rules.day_end)
+    other = (received < rules.day_start) | (received >= rules.day_end)
+    return (other & received.is_between(_EARLIEST, rules.latest)).fill_null(value=False)
 
 
 def clamp_clock(table: pl.DataFrame) -> tuple[pl.DataFrame, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
 import json
 import time
@@ -78,6 +79,8 @@ def adapt_table(
     """
     adapter = config.adapter
     table = adapter.to_events(rows)
+    table = table.filter(~events.of_other_day(config.rules))
+    other_day = rows.height - table.height
     if key is not None:
         table = pseudonyms.pseudonymize(table, key)
     if not adapter.has_event_id:
@@ -85,8 +88,7 @@ def adapt_table(
     table, repaired = events.repair(table)
     table = events.mark_invalid(table, config.rules)
     valid = pl.col(REJECT_REASON).is_null()
-    other_day = events.of_other_day(config.rules)
-    kept = table.filter(valid & ~other_day)
+    kept = table.filter(valid)
     rejected = pl.concat(
         [unparsed, table.filter(~valid).select(OFFSET, REJECT_REASON)], how="vertical"
     )
@@ -100,7 +102,7 @@ def adapt_table(
         "read": read,
         "quarantined": reasons,
         "excluded": excluded,
-        "other_day": read - rejected.height - kept.height,
+        "other_day": other_day,
         "repaired": repaired,
     }
     kept = kept.select(*EVENT_COLUMNS, buckets.user_hash(pl.col("user_id"), config.hash_seed))
@@ -366,10 +368,12 @@ class IngestGate:
     """Reasons not to publish a partition.
 
     Attributes:
+      day: of the partition.
       max_quarantine: largest allowed share of rows of this day that are invalid, 0 to 1.
       quarantine_root: where the rejected rows can be looked up, for the message.
     """
 
+    day: datetime.date
     max_quarantine: float
     quarantine_root: str
 
@@ -392,6 +396,11 @@ class IngestGate:
         if stored != counts.get("kept", 0):
             problems.append(f"conservation: kept {counts['kept']} rows, but stored {stored}")
         of_this_day = read - counts.get("other_day", 0) - excluded
+        if read and not of_this_day and not excluded:
+            problems.append(
+                f"none of the {read:,} rows was received on {self.day}; is --date right? "
+                "(--all-days takes rows of any day)"
+            )
         share = quarantined / of_this_day if of_this_day else 0.0
         if share > self.max_quarantine:
             worst = sorted(counts["quarantined"].items(), key=lambda item: (-item[1], item[0]))

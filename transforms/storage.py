@@ -6,6 +6,7 @@ publishing stands on: creating a file only if it does not exist.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import posixpath
@@ -130,6 +131,13 @@ def delete_tree(path: str) -> None:
 
     if exists(path) or not is_local(path):
         FileSystems.delete([path if is_local(path) else path.rstrip("/") + "/"])
+
+
+def delete_if_empty(path: str) -> None:
+    """Removes a local folder if nothing is in it; object stores have no folders."""
+    if is_local(path):
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
 
 
 def list_files(pattern: str) -> list[tuple[str, int]]:
