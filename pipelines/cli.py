@@ -137,6 +137,7 @@ def quiet_imports() -> None:
     )
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\..*")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # of worker processes
 
 
 def beam_options(rest: list[str]) -> PipelineOptions:
@@ -272,6 +273,11 @@ def user_error(error: BaseException) -> PlayheadError | None:
     return None
 
 
+def _interrupted(prog: str) -> int:
+    print(f"{prog}: interrupted; nothing was published", file=sys.stderr)
+    return 130
+
+
 def main(prog: str, run: Callable[[list[str] | None], int], argv: list[str] | None = None) -> int:
     """Runs a job and turns what it raises into an exit code.
 
@@ -281,14 +287,15 @@ def main(prog: str, run: Callable[[list[str] | None], int], argv: list[str] | No
     try:
         return run(argv)
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted; nothing was published", file=sys.stderr)
-        return 130
+        return _interrupted(prog)
     except BrokenPipeError:
         # The reader of our output (head, less) left; that is its right.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         known = user_error(error)
+        if known is None and "KeyboardInterrupt" in str(error):  # as the local runner wraps it
+            return _interrupted(prog)
         if known is None:
             traceback.print_exc()
             print(f"{prog}: this is a bug of Playhead; please report the above", file=sys.stderr)

@@ -396,11 +396,11 @@ class IngestGate:
         if stored != counts.get("kept", 0):
             problems.append(f"conservation: kept {counts['kept']} rows, but stored {stored}")
         of_this_day = read - counts.get("other_day", 0) - excluded
-        if read and not of_this_day and not excluded:
-            problems.append(
-                f"none of the {read:,} rows was received on {self.day}; is --date right? "
-                "(--all-days takes rows of any day)"
-            )
+        if accounted - quarantined == counts.get("other_day", 0) > 0:
+            return [
+                f"no valid row was received on {self.day}, but {counts['other_day']:,} on other "
+                "days; is --date right? (--all-days takes rows of any day)"
+            ]
         share = quarantined / of_this_day if of_this_day else 0.0
         if share > self.max_quarantine:
             worst = sorted(counts["quarantined"].items(), key=lambda item: (-item[1], item[0]))
