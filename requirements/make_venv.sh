@@ -19,10 +19,20 @@ for candidate in ${PYTHON:-} python3.11 python3; do
   fi
 done
 [ -n "$python" ] || fail "the locked environment needs Python 3.11, found $(python3 --version 2>&1 | head -n 1); other versions: docs/install.md"
-"$python" -c 'import ensurepip' 2>/dev/null || fail "python3-venv is missing: apt install python3.11-venv"
-command -v c++ >/dev/null || fail "a C++ compiler is missing (pyfarmhash has no wheels): apt install g++ python3.11-dev"
+# pyfarmhash, which TFDV needs, has no wheels: it takes a compiler and Python's headers.
+missing=
+"$python" -c 'import ensurepip' 2>/dev/null || missing="$missing python3.11-venv"
+command -v c++ >/dev/null || missing="$missing g++"
 "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
-  fail "Python.h is missing (pyfarmhash has no wheels): apt install python3.11-dev"
+  missing="$missing python3.11-dev"
+if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  echo "setup: installing$missing with apt-get"
+  apt-get update -qq
+  # shellcheck disable=SC2086  # a list of package names
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+elif [ -n "$missing" ]; then
+  fail "system packages are missing: apt install$missing"
+fi
 
 # uv does not read pip's settings; who has only configured pip means both.
 if [ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}" ]; then

@@ -114,7 +114,7 @@ FROM (
 
 CREATE TEMP TABLE by_user AS
 WITH points AS (
-    SELECT r, u, t AS at, session_us, shown, play, false AS liked, false AS streamed,
+    SELECT r, u, t AS instant, session_us, shown, play, false AS liked, false AS streamed,
         false AS skipped FROM makers
     UNION ALL
     SELECT NULL, u, t, NULL, false, false, true, false, false FROM events
@@ -126,7 +126,7 @@ WITH points AS (
 )
 SELECT * FROM (
     SELECT
-        r, u, at AS t, session_us, shown,
+        r, u, instant AS t, session_us, shown,
         count(*) FILTER (play) OVER week AS user_plays_7d,
         count(*) FILTER (shown) OVER week AS user_impressions_7d,
         count(*) FILTER (liked) OVER week AS user_likes_7d,
@@ -136,13 +136,13 @@ SELECT * FROM (
         count(*) FILTER (play) OVER session AS session_plays,
         count(*) FILTER (shown) OVER session AS session_impressions,
         count(*) FILTER (skipped) OVER session AS session_skips,
-        max(CASE WHEN play THEN at END) OVER session AS session_last_us
+        max(CASE WHEN play THEN instant END) OVER session AS session_last_us
     FROM points
     WINDOW
-        week AS (PARTITION BY u ORDER BY at
+        week AS (PARTITION BY u ORDER BY instant
             RANGE BETWEEN 604800000000 PRECEDING AND 1 PRECEDING),
-        past AS (PARTITION BY u ORDER BY at RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-        session AS (PARTITION BY u, session_us ORDER BY at
+        past AS (PARTITION BY u ORDER BY instant RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+        session AS (PARTITION BY u, session_us ORDER BY instant
             RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ) WHERE shown;
 
