@@ -67,34 +67,47 @@ def build_parser() -> cli.Parser:
     return parser  # fmt: skip
 
 
+def _days(first: datetime.date, last: datetime.date) -> list[datetime.date]:
+    return [first + _ONE_DAY * i for i in range((last - first).days + 1)]
+
+
 def _covered_days(partitions: list[Partition]) -> set[datetime.date]:
-    covered = set()
-    for partition in partitions:
-        if partition.stands_for is not None:
-            first, last = partition.stands_for
-            covered |= {first + _ONE_DAY * i for i in range((last - first).days + 1)}
-    return covered
+    """Days whose arrivals the partitions hold."""
+    ranges = [partition.stands_for for partition in partitions]
+    return {day for span in ranges if span is not None for day in _days(*span)}
 
 
 def _check_days(
-    start: datetime.date, end: datetime.date, covered: set[datetime.date], allow_missing: bool
-) -> datetime.date:
-    """The first day after the range whose arrivals are not known.
+    wanted: list[datetime.date], covered: set[datetime.date], allow_missing: bool
+) -> None:
+    """Refuses a range with a day that has no partition.
 
     Raises:
-      DataRefusedError: if a day of the range has no partition.
+      DataRefusedError: naming the days.
     """
-    days = [start + _ONE_DAY * i for i in range((end - start).days + 1)]
-    missing = [day.isoformat() for day in days if day not in covered]
+    missing = [day.isoformat() for day in wanted if day not in covered]
     if missing and not allow_missing:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         held = f"it holds {min(covered)} to {max(covered)}" if covered else "it is empty"
         raise DataRefusedError(
-            f"the store has no partition for {len(missing)} of {len(days)} days ({shown}); {held}; "
-            "ingest them, or give --allow-missing to treat them as days without events"
+            f"the store has no partition for {len(missing)} of {len(wanted)} days ({shown}); "
+            f"{held}; ingest them, or give --allow-missing to treat them as days without events"
         )
-    day = end + _ONE_DAY
-    while day in covered:
+
+
+def complete_until(
+    start: datetime.date,
+    covered: set[datetime.date],
+    imported: set[datetime.date],
+    lateness_days: int,
+) -> datetime.date:
+    """The first day from `start` on of which events that count may still arrive.
+
+    A day is complete when an import stands for it, or when the arrivals of it and of the
+    `lateness_days` after it are covered.
+    """
+    day = start
+    while day in imported or all(d in covered for d in _days(day, day + _ONE_DAY * lateness_days)):
         day += _ONE_DAY
     return day
 
@@ -118,6 +131,16 @@ def _play_sources(spec: RankingSpec, partitions: list[Partition]) -> tuple[str, 
     if spec.examples.rows == "auto":
         sources -= {s for count in counts for s, kinds in count.items() if kinds.get("impression")}
     return tuple(sorted(sources))
+
+
+def _may_hold(partition: Partition, first_us: int, end_us: int, lateness_us: int) -> bool:
+    """Whether a partition may hold events of [first, end) that count."""
+    from transforms.datasets.ranking import day_start_us
+
+    days = partition.event_days
+    if days is None or (partition.is_daily and day_start_us(partition.day) > end_us + lateness_us):
+        return False
+    return day_start_us(days[0]) < end_us and day_start_us(days[1] + _ONE_DAY) > first_us
 
 
 def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
@@ -147,26 +170,26 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
     end_us = ranking.day_start_us(args.end_date + _ONE_DAY)
     read_first_us = first_us - spec.left_context_us
     read_end_us = end_us + spec.right_context_us
-    as_of_us = read_end_us + spec.lateness_us
 
     everything = store.partitions(args.store)
-    partitions = []
-    for partition in everything:
-        days = partition.event_days
-        daily = partition.manifest.config["one_day_only"]
-        if daily and ranking.day_start_us(partition.day) >= as_of_us:
-            continue
-        if days and (
-            ranking.day_start_us(days[0]) < read_end_us
-            and ranking.day_start_us(days[1] + _ONE_DAY) > read_first_us
-        ):
-            partitions.append(partition)
+    partitions = [
+        partition
+        for partition in everything
+        if _may_hold(partition, read_first_us, read_end_us, spec.lateness_us)
+    ]
+    wanted = _days(args.start_date, args.end_date)
     covered = _covered_days(everything)
-    known_until = _check_days(args.start_date, args.end_date, covered, args.allow_missing)
+    _check_days(wanted, covered, args.allow_missing)
+    known_until = complete_until(
+        args.start_date,
+        covered.union(wanted),
+        _covered_days([p for p in everything if not p.is_daily]),
+        spec.labels.lateness_days,
+    )
     within = ranking.BuildRange(
         first_us=first_us,
         end_us=end_us,
-        watermark_us=min(as_of_us, ranking.day_start_us(known_until)),
+        watermark_us=min(read_end_us, ranking.day_start_us(known_until)),
         play_sources=_play_sources(spec, partitions),
         like_sources=tuple(sorted(_sources_that_tell("like", partitions))),
         save_sources=tuple(sorted(_sources_that_tell("save", partitions))),
@@ -183,7 +206,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
         "spec": spec.model_dump(mode="json"),
         "start_date": args.start_date.isoformat(),
         "end_date": args.end_date.isoformat(),
-        "known_until": known_until.isoformat(),
+        "watermark_us": within.watermark_us,
         "sources": {
             "play": list(within.play_sources),
             "like": list(within.like_sources),
@@ -212,17 +235,17 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
         started_at=publish.utc_now(),
         runner=runner,
     )
-    event_paths: dict[int, list[str]] = {}
+    event_paths: dict[int, list[tuple[str, int | None]]] = {}
     for partition in partitions:
+        max_delay_us = spec.lateness_us if partition.is_daily else None
         for entry in partition.manifest.files_of("events"):
             path = manifest.file_path(partition.root, partition.manifest, entry)
-            event_paths.setdefault(entry.first_bucket or 0, []).append(path)
+            event_paths.setdefault(entry.first_bucket or 0, []).append((path, max_delay_us))
     build_plan = building.BuildPlan(
         spec=spec,
         within=within,
         read_first_us=read_first_us,
         read_end_us=read_end_us,
-        received_before_us=as_of_us,
         event_paths=event_paths,
         item_day_paths=[path for p in partitions for path in p.paths("item_day")],
         attempt_root=draft.attempt_root,
@@ -257,6 +280,7 @@ def summary_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("partitions read", f"{len(manifest.inputs):,}"),
         ("events read", f"{counts.get('events', 0):,}"),
         ("duplicates across partitions", f"{counts.get('duplicate_across_partitions', 0):,}"),
+        ("late events left out", f"{counts.get('late', 0):,}"),
         ("near duplicates left out", f"{counts.get('near_duplicate', 0):,}"),
         ("examples", f"{examples:,}"),
         ("immature, withheld", f"{counts.get('immature', 0):,}"),
@@ -288,11 +312,29 @@ def build(args: argparse.Namespace, options: PipelineOptions) -> int:
         lambda pipeline: build_graph(pipeline, draft, build_plan, bucket_count),
     )
     if published is not None:
+        _warn_of_short_context(args, build_plan)
         rows = summary_rows(published) + console.cost_rows(started)
         console.print_table(f"Published {manifest.version_root(draft.root, draft.version)}", rows)
         if published.status == "EMPTY":
             print("warning: no example was made; the version is EMPTY", file=sys.stderr)
     return 0
+
+
+def _warn_of_short_context(args: argparse.Namespace, build_plan: BuildPlan) -> None:
+    """Says on standard error if features of the first days look back beyond the store."""
+    from transforms import store
+    from transforms.timeline import DAY_US
+
+    back = -((build_plan.read_first_us - build_plan.within.first_us) // DAY_US)
+    before = _days(args.start_date - _ONE_DAY * back, args.start_date - _ONE_DAY)
+    covered = _covered_days(store.partitions(args.store))
+    missing = [day for day in before if day not in covered]
+    if missing:
+        print(
+            f"note: features look back to {before[0]}, but the store has no partition for "
+            f"{len(missing)} of those {len(before)} days",
+            file=sys.stderr,
+        )
 
 
 def main() -> int:

@@ -79,7 +79,7 @@ def run(argv: list[str] | None = None) -> int:
     received = sorted(path.name for path in pathlib.Path(raw, "raw", "jsonl").iterdir())
     for name in received:
         day = name.removeprefix("received=")
-        if datetime.date.fromisoformat(day) >= _FIRST_DAY + datetime.timedelta(days=_DAYS + 2):
+        if datetime.date.fromisoformat(day) >= _FIRST_DAY + datetime.timedelta(days=_DAYS + 3):
             break  # phones that were offline for longer; the last days' builds do not wait for them
         files = f"{raw}/raw/jsonl/{name}/*"
         _call(

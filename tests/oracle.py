@@ -46,7 +46,6 @@ LABELS = (
 class Rules:
     """What a spec says, in microseconds."""
 
-    rows: str = "auto"
     surfaces: tuple[str, ...] | None = None
     gap_us: int = 30 * MINUTE_US
     cap_us: int = 24 * HOUR_US
@@ -151,7 +150,8 @@ def end_of(event, cap_us):
 def sessions(events, gap_us, cap_us):
     """Key of each play and impression -> (first event of its session, past the cap).
 
-    The rule of the gap is for events whose source gives no session.
+    A session that the source gives ends where the user's next event has another one or none; the
+    rule of the gap is for events without one after an event without one.
     """
     result = {}
     for user in {event["user_id"] for event in events}:
@@ -167,10 +167,10 @@ def sessions(events, gap_us, cap_us):
         for i, event in enumerate(mine):
             before = mine[i - 1] if i else None
             given = event["source_session_id"]
-            if before is None:
+            if before is None or given != before["source_session_id"]:
                 starts = True
             elif given is not None:
-                starts = given != before["source_session_id"]
+                starts = False
             else:
                 starts = all(
                     event["event_time"] - end_of(past, cap_us) >= gap_us for past in mine[:i]
@@ -371,14 +371,9 @@ def session_features(row, past, session_of, rules):
 
 def is_example(event, rules, within):
     """Whether an event becomes a row of the range, mature or not."""
-    wanted = {
-        "impression": event["event_type"] == "impression",
-        "play": event["event_type"] == "play",
-        "auto": event["event_type"]
-        == ("play" if event["source"] in within.play_sources else "impression"),
-    }[rules.rows]
+    wanted = "play" if event["source"] in within.play_sources else "impression"
     return (
-        wanted
+        event["event_type"] == wanted
         and (rules.surfaces is None or event["surface"] in rules.surfaces)
         and within.first_us <= event["event_time"] < within.end_us
     )

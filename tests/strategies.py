@@ -87,7 +87,6 @@ def rules_of(spec: RankingSpec) -> oracle.Rules:
     """The same spec as the oracle reads it."""
     minute, hour = oracle.MINUTE_US, oracle.HOUR_US
     return oracle.Rules(
-        rows=spec.examples.rows,
         surfaces=spec.examples.surfaces,
         gap_us=round(spec.sessions.gap_minutes * minute),
         cap_us=round(spec.sessions.cap_hours * hour),
@@ -283,7 +282,8 @@ def logs(
         watermark_us = some["event_time"] + rules.horizon_us + draw(st.sampled_from([-1, 0, 1]))
     shown = {item["source"] for item in drawn if item["event_type"] == "impression"}
     auto = tuple(sorted({item["source"] for item in drawn} - shown))
-    play_sources = draw(st.sampled_from([auto, (), ("s1",), ("s1", "s2")]))
+    choices = {"impression": [()], "play": [("s1", "s2")], "auto": [auto, auto, (), ("s1",)]}
+    play_sources = draw(st.sampled_from(choices[spec.examples.rows]))
     likes, saves = draw(st.sampled_from(SOURCES)), draw(st.sampled_from(SOURCES))
     within = oracle.Range(FIRST_US, end_us, watermark_us, play_sources, likes, saves)
     return Log(spec, rules, within, drawn)

@@ -59,8 +59,8 @@ class BuildPlan:
       spec: of the dataset.
       within: range and watermark.
       read_first_us, read_end_us: range of event_time that is read.
-      received_before_us: arrivals from here on are not looked at.
-      event_paths: for each bucket the files of all partitions, in partition order.
+      event_paths: for each bucket the files of all partitions, in partition order, each with the
+        longest delay of its events that counts (see `store.read_events`).
       item_day_paths: item counts of the partitions.
       attempt_root: where to write.
       snapshot_path: where the item snapshots go.
@@ -70,8 +70,7 @@ class BuildPlan:
     within: ranking.BuildRange
     read_first_us: int
     read_end_us: int
-    received_before_us: int
-    event_paths: dict[int, list[str]]
+    event_paths: dict[int, list[tuple[str, int | None]]]
     item_day_paths: list[str]
     attempt_root: str
     snapshot_path: str
@@ -109,19 +108,18 @@ def build_shard(
     shard: Shard, plan: BuildPlan, snapshots: pl.DataFrame
 ) -> tuple[pl.DataFrame, Counts]:
     """All rows of a shard in their order, and the summed counts of its buckets."""
-    tables, counts = [], []
+    tables: list[pl.DataFrame] = []
+    counts: list[Counts] = []
     for bucket in range(shard.first_bucket, shard.last_bucket + 1):
-        parts = [
-            store.read_events(
-                path,
-                ranking.READ_COLUMNS,
-                plan.read_first_us,
-                plan.read_end_us,
-                plan.received_before_us,
+        parts = []
+        for path, max_delay_us in plan.event_paths.get(bucket, []):
+            part, late = store.read_events(
+                path, ranking.READ_COLUMNS, plan.read_first_us, plan.read_end_us, max_delay_us
             )
-            for path in plan.event_paths.get(bucket, [])
-        ]
-        table, prepared = ranking.prepare_events([part for part in parts if part.height])
+            counts.append({"late": late})
+            if part.height:
+                parts.append(part)
+        table, prepared = ranking.prepare_events(parts)
         built = ranking.build_rows(table, plan.spec, plan.within, snapshots)
         counts += [prepared, built.counts]
         if built.rows.height:

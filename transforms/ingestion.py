@@ -397,10 +397,11 @@ class IngestGate:
             problems.append(f"conservation: kept {counts['kept']} rows, but stored {stored}")
         of_this_day = read - counts.get("other_day", 0) - excluded
         if accounted - quarantined == counts.get("other_day", 0) > 0:
-            return [
+            problem = (
                 f"no valid row was received on {self.day}, but {counts['other_day']:,} on other "
                 "days; is --date right? (--all-days takes rows of any day)"
-            ]
+            )
+            return [problem]
         share = quarantined / of_this_day if of_this_day else 0.0
         if share > self.max_quarantine:
             worst = sorted(counts["quarantined"].items(), key=lambda item: (-item[1], item[0]))

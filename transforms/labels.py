@@ -16,7 +16,8 @@ before t. No event is both.
 An impression that was not played was not streamed, not skipped, and has completion 0. A label of a
 play whose source does not say what it needs (Last.fm has no played time) is null, never false, and
 a reward with such a label in it is null. A row is mature when its horizon ends at or before the
-watermark (the instant up to which arrivals are known); immature rows are withheld and counted.
+watermark, the instant before which every event that will ever count is known, late ones included:
+the label of a row that was published never changes. Immature rows are withheld and counted.
 """
 
 from __future__ import annotations

@@ -71,7 +71,8 @@ class LabelsSpec(StrictModel):
 
     Attributes:
       horizon_hours: labels look at [t, t + horizon).
-      lateness_days: arrivals up to this long after the horizon are waited for and read.
+      lateness_days: events that arrive up to this long after they happened count, and a day's rows
+        wait for them; later ones are left out and counted.
       skip_below_ms: threshold of the skip rule.
       completion_cap: largest completion.
       reward: label name -> weight.

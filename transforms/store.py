@@ -151,13 +151,18 @@ class Partition:
     manifest: Manifest
 
     @property
+    def is_daily(self) -> bool:
+        """It holds what arrived on its day; otherwise it is an import of many days."""
+        return bool(self.manifest.config["one_day_only"])
+
+    @property
     def stands_for(self) -> tuple[datetime.date, datetime.date] | None:
         """Inclusive range of days whose arrivals this partition holds; None for an empty import.
 
         A daily partition stands for its day. An import of a source that does not tell when events
         arrived stands for every day from its first event to its last.
         """
-        if self.manifest.config["one_day_only"]:
+        if self.is_daily:
             return self.day, self.day
         return self.event_days
 
@@ -194,19 +199,30 @@ def partitions(store: str) -> list[Partition]:
 
 
 def read_events(
-    path: str,
-    columns: list[str],
-    first_us: int,
-    end_us: int,
-    received_before_us: int,
-) -> pl.DataFrame:
-    """Some columns of a bucket's events in [first, end) that were received before an instant."""
+    path: str, columns: list[str], first_us: int, end_us: int, max_delay_us: int | None
+) -> tuple[pl.DataFrame, int]:
+    """Some columns of a bucket's events with event_time in [first, end).
+
+    Args:
+      path: of the bucket's file.
+      columns: to read; event_time and received_time are among them.
+      first_us, end_us: UTC microseconds.
+      max_delay_us: events that were received later than this after they happened are left out, so
+        that what a day's build sees does not depend on how long after the day it runs. None for
+        imports that stand for all their days.
+
+    Returns:
+      The table in store order, and how many events were left out as late.
+    """
     with storage.open_read(path) as stream:
         table = pl.read_parquet(stream, columns=columns)
     event, received = (pl.col(name).to_physical() for name in ("event_time", "received_time"))
-    wanted = (event >= first_us) & (event < end_us) & (received < received_before_us)
-    kept = table.select(wanted.alias("wanted")).to_series()
-    return (table if kept.all() else table.filter(kept)).select(columns)
+    inside = (event >= first_us) & (event < end_us)
+    late = pl.lit(value=False) if max_delay_us is None else received - event > max_delay_us
+    flags = table.select(wanted=inside & ~late, late=inside & late)
+    wanted = flags["wanted"]
+    kept = table if wanted.all() else table.filter(wanted)
+    return kept.select(columns), int(flags["late"].sum())
 
 
 def item_day_counts(table: pl.DataFrame) -> pl.DataFrame:

@@ -112,39 +112,52 @@ FROM (
     FROM events WHERE play OR shown
 );
 
-CREATE TEMP TABLE by_user AS
+-- Running counts of a user's plays, impressions, likes and ended plays. Two lookups in them, at t
+-- and at t - 7 days, took half the time of RANGE frames over the same points.
+CREATE TEMP TABLE running AS
 WITH points AS (
-    SELECT r, u, t AS instant, session_us, shown, play, false AS liked, false AS streamed,
-        false AS skipped FROM makers
+    SELECT u, t AS instant, play, shown, false AS liked, false AS streamed, false AS skipped
+    FROM makers
     UNION ALL
-    SELECT NULL, u, t, NULL, false, false, true, false, false FROM events
-    WHERE event_type = 'like'
+    SELECT u, t, false, false, true, false, false FROM events WHERE event_type = 'like'
     UNION ALL
-    SELECT NULL, u, ended, session_us, false, false, false, coalesce(streamed, false),
-        coalesce(skipped, false)
+    SELECT u, ended, false, false, false, coalesce(streamed, false), coalesce(skipped, false)
     FROM makers WHERE play
 )
-SELECT * FROM (
-    SELECT
-        r, u, instant AS t, session_us, shown,
-        count(*) FILTER (play) OVER week AS user_plays_7d,
-        count(*) FILTER (shown) OVER week AS user_impressions_7d,
-        count(*) FILTER (liked) OVER week AS user_likes_7d,
-        count(*) FILTER (streamed) OVER week AS user_streams_7d,
-        count(*) FILTER (skipped) OVER week AS user_skips_7d,
-        count(*) FILTER (play) OVER past AS past_plays,
-        count(*) FILTER (play) OVER session AS session_plays,
-        count(*) FILTER (shown) OVER session AS session_impressions,
-        count(*) FILTER (skipped) OVER session AS session_skips,
-        max(CASE WHEN play THEN instant END) OVER session AS session_last_us
-    FROM points
-    WINDOW
-        week AS (PARTITION BY u ORDER BY instant
-            RANGE BETWEEN 604800000000 PRECEDING AND 1 PRECEDING),
-        past AS (PARTITION BY u ORDER BY instant RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-        session AS (PARTITION BY u, session_us ORDER BY instant
-            RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-) WHERE shown;
+SELECT
+    u, instant,
+    count(*) FILTER (play) OVER so_far AS plays,
+    count(*) FILTER (shown) OVER so_far AS impressions,
+    count(*) FILTER (liked) OVER so_far AS likes,
+    count(*) FILTER (streamed) OVER so_far AS streams,
+    count(*) FILTER (skipped) OVER so_far AS skips,
+    max(CASE WHEN play THEN instant END) OVER so_far AS last_play_us
+FROM points
+WINDOW so_far AS (PARTITION BY u ORDER BY instant ROWS UNBOUNDED PRECEDING)
+QUALIFY lead(instant) OVER (PARTITION BY u ORDER BY instant) IS DISTINCT FROM instant;
+
+CREATE TEMP TABLE by_user AS
+WITH session_starts AS (
+    SELECT s.u, s.session_us, x.plays, x.impressions, x.skips
+    FROM (SELECT DISTINCT u, session_us FROM makers) s
+        ASOF LEFT JOIN running x ON x.u = s.u AND x.instant < s.session_us
+)
+SELECT
+    q.r, q.u, q.t, q.session_us,
+    coalesce(b.plays, 0) AS past_plays,
+    coalesce(b.plays, 0) - coalesce(a.plays, 0) AS user_plays_7d,
+    coalesce(b.impressions, 0) - coalesce(a.impressions, 0) AS user_impressions_7d,
+    coalesce(b.likes, 0) - coalesce(a.likes, 0) AS user_likes_7d,
+    coalesce(b.streams, 0) - coalesce(a.streams, 0) AS user_streams_7d,
+    coalesce(b.skips, 0) - coalesce(a.skips, 0) AS user_skips_7d,
+    coalesce(b.plays, 0) - coalesce(s.plays, 0) AS session_plays,
+    coalesce(b.impressions, 0) - coalesce(s.impressions, 0) AS session_impressions,
+    coalesce(b.skips, 0) - coalesce(s.skips, 0) AS session_skips,
+    CASE WHEN b.last_play_us >= q.session_us THEN b.last_play_us END AS session_last_us
+FROM (SELECT r, u, t, session_us FROM makers WHERE shown) q
+    ASOF LEFT JOIN running b ON b.u = q.u AND b.instant < q.t
+    ASOF LEFT JOIN running a ON a.u = q.u AND a.instant < q.t - 604800000000
+    JOIN session_starts s ON s.u = q.u AND s.session_us = q.session_us;
 
 CREATE TEMP TABLE by_track AS
 SELECT r, user_track_plays_7d, user_track_last_us, user_track_impressions_7d FROM (

@@ -108,8 +108,8 @@ class BuildRange:
     Attributes:
       first_us: start of the first day.
       end_us: end of the last day, exclusive.
-      watermark_us: arrivals before this instant are known; rows whose horizon ends later are
-        immature.
+      watermark_us: every event before this instant that will ever count is known, late ones
+        included; rows whose horizon ends later are immature.
       play_sources: sources whose plays are examples; impressions are examples of all others.
       like_sources, save_sources: sources that tell of likes and of saves; the labels of all others
         are unknown, not false.
