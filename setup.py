@@ -23,7 +23,7 @@ setup(
     packages=find_packages(
         include=[
             name
-            for top in ("pipelines", "transforms", "schemas", "readers")
+            for top in ("pipelines", "specs", "transforms", "schemas", "readers")
             for name in (top, f"{top}.*")
         ]
     ),

@@ -219,7 +219,7 @@ def is_skipped(play, skip_below_ms):
         return play["played_ms"] < skip_below_ms and play["reason_end"] not in NOT_A_SKIP
     if play["source_skip_level"] is not None:
         return play["source_skip_level"] in (2, 3)
-    return None
+    return False if play["reason_end"] in NOT_A_SKIP else None  # how long does not matter then
 
 
 def is_streamed(play):

@@ -61,7 +61,7 @@ SPECS = [
         "labels": {"horizon_hours": 48, "skip_below_ms": 3_600_000},
     },
     {
-        "examples": {"rows": "auto", "surfaces": ["radio"]},
+        "examples": {"rows": "auto", "surfaces": ["radio", "home"]},
         "sessions": {"gap_minutes": 1440, "cap_hours": 30},
         "attribution": {"window_minutes": 30, "surface_window_minutes": {"radio": 45}},
         "labels": {"horizon_hours": 0.75, "skip_below_ms": 1},
@@ -148,27 +148,27 @@ def _deltas(rules: oracle.Rules) -> list[int]:
         rules.window_of("radio"), rules.window_of("home"), rules.horizon_us, oracle.DAY_US,
         oracle.WEEK_US,
     }
-    near = [0, 0, 0, 0, 1, 1, -1, 999, 1000, second, 10 * second, -10 * second]
-    exact = sorted(edges)
-    around = [edge + step for edge in exact for step in (-1, 0, 0, 1)]
-    return near * 3 + around + [-edge for edge in exact]
+    far = {rules.horizon_us, rules.cap_us, oracle.DAY_US, oracle.WEEK_US}
+    near = [0, 0, 0, 0, 1, 1, -1, 999, 1000, second, 10 * second, 10 * second, -10 * second]
+    close = [edge + step for edge in sorted(edges - far) for step in (-1, 0, 0, 1)]
+    distant = [edge + step for edge in sorted(far) for step in (-1, 0, 1)]
+    return near * 4 + close * 2 + distant + [-edge for edge in sorted(edges)]
 
 
 def _played(rules: oracle.Rules) -> list[int | None]:
     gap, cap = rules.gap_us // 1000, rules.cap_us // 1000
     return [
-        None, None, 0, 1, 1_000, 29_999, 30_000, 30_000, 30_001, 59_999, 60_000, 200_000, 200_000,
+        None, None, 0, 0, 1, 1_000, 1_000, 10_000, 10_000, 29_999, 30_000, 30_000, 30_001, 59_999, 60_000, 200_000, 200_000,
         rules.skip_below_ms - 1, rules.skip_below_ms, gap, min(cap, 86_400_000),
         min(cap + 1, 86_400_000), 86_400_000,
     ]
 
 
-_EVENT_TYPES = ["play"] * 6 + ["impression"] * 5 + [
+_EVENT_TYPES = ["play"] * 9 + ["impression"] * 8 + [
     "like", "like", "unlike", "save", "save", "unsave", "hide", "follow",
 ]
 _REASONS_END = [
-    None, "trackdone", "fwdbtn", "backbtn", "endplay", "clickrow", "unknown", "appload", "remote",
-    *sorted(oracle.NOT_A_SKIP),
+    None, "fwdbtn", "fwdbtn", "backbtn", "endplay", "unknown", "trackdone", "appload", "trackerror",
 ]
 
 
@@ -176,7 +176,6 @@ def events(
     rules: oracle.Rules,
     anchors: list[int],
     deltas: list[int],
-    min_size: int = 0,
     max_size: int = 14,
     prefix: str = "",
     given: tuple[str | None, ...] = (None,),
@@ -196,7 +195,7 @@ def events(
         pick([None, 1_000, 30_000, 59_999, 200_000, 210_007]),
         pick(_REASONS_END),
         pick([None, None, 0, 1, 2, 3]),
-        pick(["reported", "reported", "derived", "sync"]),
+        pick(["reported", "reported", "reported", "derived", "synthetic", "sync"]),
         pick(["s1", "s1", "s2"]),
         pick(["c1", "c1", "c2", None]),
         pick([0, 0, oracle.SECOND_US, oracle.DAY_US, 3 * oracle.DAY_US]),
@@ -246,7 +245,8 @@ def events(
             )
         return made
 
-    return st.lists(one, min_size=min_size, max_size=max_size).map(place)
+    sizes = [size for size in (8, 10, 12, 14, 6, 5, 4, 3, 2, 1, 0) if size <= max_size]
+    return pick(sizes).flatmap(lambda size: st.lists(one, min_size=size, max_size=size)).map(place)
 
 
 def mark_near(log: list[dict], window_us: int = NEAR_WINDOW_US) -> list[dict]:
@@ -271,13 +271,14 @@ def logs(
     rules = rules_of(spec)
     days = draw(st.integers(1, 3))
     anchors = [FIRST_US + day * oracle.DAY_US for day in range(days + 1)]
-    anchors += [FIRST_US + 12 * oracle.HOUR_US, FIRST_US - oracle.WEEK_US]
+    anchors += [FIRST_US + 12 * oracle.HOUR_US, FIRST_US + 20 * oracle.HOUR_US]
+    anchors += [FIRST_US + oracle.DAY_US - oracle.WEEK_US]
     ids = draw(st.sampled_from(GIVEN_SESSIONS if given else [(None,)]))
     drawn = events(rules, anchors, _deltas(rules), max_size=max_size, given=ids)
     drawn = mark_near(draw(drawn))
     end_us = FIRST_US + days * oracle.DAY_US
     watermark_us = end_us + 30 * oracle.DAY_US
-    if not mature and drawn and draw(st.integers(0, 3)) == 0:
+    if not mature and drawn and draw(st.sampled_from([False] * 6 + [True])):
         some = draw(st.sampled_from(drawn))
         watermark_us = some["event_time"] + rules.horizon_us + draw(st.sampled_from([-1, 0, 1]))
     shown = {item["source"] for item in drawn if item["event_type"] == "impression"}

@@ -80,7 +80,7 @@ def test_the_oracle_knows_every_column():
 
 @pytest.mark.parametrize("spec", strategies.SPECS, ids=range(len(strategies.SPECS)))
 def test_rows_equal_the_oracle(spec):
-    @examples(60)
+    @examples(100)
     @given(strategies.logs(specs=[spec]))
     def check(log):
         rows, counts = build(log, [log.events])
@@ -194,6 +194,26 @@ def test_a_play_that_started_before_the_window_and_ended_in_it_counts(spec):
     log = strategies.Log(made, strategies.rules_of(made), within, [old, row])
     assert build(log, [log.events])[0][0]["user_streams_7d"] == 1
     assert daily(log, cut=True)[0]["user_streams_7d"] == 1
+
+
+def test_a_given_session_that_started_before_the_days_context_is_past_its_cap():
+    """What is known of an event depends on its left context alone, in given sessions too."""
+    t = strategies.FIRST_US
+    spec = strategies.make_spec({})
+    log = strategies.Log(
+        spec,
+        strategies.rules_of(spec),
+        oracle.Range(t, t + oracle.DAY_US, t + 30 * oracle.DAY_US),
+        [
+            strategies.event(
+                number, event_time=time_us, event_type="impression", source_session_id="x"
+            )
+            for number, time_us in enumerate([t - 8 * oracle.DAY_US, t - oracle.HOUR_US, t])
+        ],
+    )
+    full, _ = build(log, [log.events])
+    assert full[0]["session_id"] is None
+    assert daily(log, cut=True) == full
 
 
 @examples(150)

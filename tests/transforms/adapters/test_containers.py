@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from transforms.adapters import containers
 from transforms.adapters.base import OFFSET, REJECT_REASON, TABLE_ROWS, InputFile, RawTable
+from transforms.adapters.containers import avro_file, limits
 from transforms.errors import InputFileError
 
 SCHEMA = {"id": pl.String(), "n": pl.Int64(), "x": pl.Float64(), "b": pl.Boolean()}
@@ -79,7 +80,7 @@ def test_flipped_byte_in_gzip_raises():
 
 @pytest.mark.parametrize("suffix", COMPRESS)
 def test_bomb_stops_at_the_ratio(suffix, monkeypatch):
-    monkeypatch.setattr(containers, "RATIO_FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(limits, "RATIO_FREE_BYTES", 1 << 20)
     bomb = COMPRESS[suffix](bytes(64 << 20))
     stream = containers.open_text(file_of(bomb, "a" + suffix))
     with pytest.raises(InputFileError, match="expands"):
@@ -139,7 +140,7 @@ BAD_LINES = [
     (b'{"x":false}', "bad_x"),
     (b'{"b":1}', "bad_b"),
     (b'{"b":"true","n":"x"}', "bad_n"),
-    (b'{"id":"' + b"x" * containers.MAX_LINE_BYTES + b'"}', "line_too_long"),
+    (b'{"id":"' + b"x" * limits.MAX_LINE_BYTES + b'"}', "line_too_long"),
 ]
 
 
@@ -165,8 +166,8 @@ def test_a_line_of_many_chunks_is_skipped_without_being_held():
 
 
 def test_a_line_of_exactly_the_cap_is_read():
-    line = b'{"id":"' + b"x" * (containers.MAX_LINE_BYTES - 9) + b'"}'
-    assert len(line) == containers.MAX_LINE_BYTES
+    line = b'{"id":"' + b"x" * (limits.MAX_LINE_BYTES - 9) + b'"}'
+    assert len(line) == limits.MAX_LINE_BYTES
     assert rejects_of(json_lines(b"{}\n" + line + b"\n{}")) == {}
 
 
@@ -287,7 +288,7 @@ def test_other_documents_raise_without_their_contents(data):
 
 
 def test_a_document_over_the_cap_raises(monkeypatch):
-    monkeypatch.setattr(containers, "MAX_DOCUMENT_BYTES", 10)
+    monkeypatch.setattr(limits, "MAX_DOCUMENT_BYTES", 10)
     with pytest.raises(InputFileError, match="split it"):
         list(containers.read_json_array(file_of(b"[{},{},{},{}]"), SCHEMA))
 
@@ -409,8 +410,8 @@ def test_flipped_bytes_in_parquet_raise_or_change_nothing_with_checksums(data):
 
 
 def test_forged_footer_counts(monkeypatch):
-    monkeypatch.setattr(containers, "FREE_ROWS", 10)
-    monkeypatch.setattr(containers, "MAX_ROWS_PER_BYTE", 0)
+    monkeypatch.setattr(limits, "FREE_ROWS", 10)
+    monkeypatch.setattr(limits, "MAX_ROWS_PER_BYTE", 0)
     with pytest.raises(InputFileError, match="footer contradicts"):
         read_parquet(parquet(PLAIN))
 
@@ -531,7 +532,7 @@ def test_avro_codecs_that_spark_writes(codec, pack):
 
 def test_both_decoders_agree(monkeypatch):
     fast = read_avro(avro(READER, RECORDS))
-    monkeypatch.setattr(containers, "_avro_by_columns", lambda *_: None)
+    monkeypatch.setattr(avro_file._Flat, "decode", lambda *_: None)
     slow = read_avro(avro(READER, RECORDS))
     assert fast[0].rows.equals(slow[0].rows)
     assert fast[0].rows.schema == slow[0].rows.schema
@@ -618,7 +619,7 @@ def test_hostile_writer_schemas(schema, message):
 
 def test_avro_bomb_and_forged_counts(monkeypatch):
     data = avro(READER, [{"id": "x" * 100_000}], codec="deflate")
-    monkeypatch.setattr(containers, "MAX_BLOCK_BYTES", 50_000)
+    monkeypatch.setattr(limits, "MAX_BLOCK_BYTES", 50_000)
     with pytest.raises(InputFileError, match="block of more than"):
         read_avro(data)
     with pytest.raises(InputFileError, match="more records than it has bytes"):

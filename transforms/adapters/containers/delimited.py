@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 import polars as pl
+import pyarrow as pa
 
 from transforms.adapters.base import OFFSET, REJECT_REASON, InputFile, RawTable
 from transforms.adapters.containers.tables import gather
@@ -64,15 +65,13 @@ def _table(
     )
     has_quote = frame["text"].str.contains('"', literal=True).fill_null(value=False)
     if quoted and has_quote.any():
-        split = [
-            _split_quoted(line, separator) if line and '"' in line else None
-            for line in frame["text"]
+        hard = [
+            _split_quoted(line, separator) if has else None
+            for line, has in zip(frame["text"], has_quote, strict=True)
         ]
-        frame = frame.with_columns(
-            fields=pl.when(has_quote)
-            .then(pl.Series(split, dtype=pl.List(pl.String)))
-            .otherwise(fields)
-        )
+        # By way of Arrow: Polars takes twenty times longer over lists of text.
+        split = pl.Series(pa.array(hard, pa.list_(pa.large_string())))
+        frame = frame.with_columns(fields=pl.when(has_quote).then(split).otherwise(fields))
     reason = (
         pl.when(pl.col("raw").is_null())
         .then(pl.lit("line_too_long"))

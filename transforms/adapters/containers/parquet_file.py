@@ -71,7 +71,9 @@ def _part(batch: pa.RecordBatch, offset: int) -> RawTable:
     if not any(each.any() for each in bad):
         return RawTable(rows, RawTable.no_rejects())
     spoilt = pl.select(pl.any_horizontal(bad)).to_series()
-    return RawTable(rows.filter(~spoilt), rejects(dict.fromkeys(rows[OFFSET].filter(spoilt), "bad_utf8")))
+    return RawTable(
+        rows.filter(~spoilt), rejects(dict.fromkeys(rows[OFFSET].filter(spoilt), "bad_utf8"))
+    )
 
 
 def read_parquet(file: InputFile, columns: Sequence[str] | None = None) -> Iterator[RawTable]:

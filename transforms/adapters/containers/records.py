@@ -17,7 +17,7 @@ number, and text is never parsed. The first column that does not fit names the r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import polars as pl
 
@@ -85,7 +85,7 @@ _SCALARS: dict[pl.DataType, tuple[set[type], Callable[[Any], Any]]] = {
 def _rule(dtype: pl.DataType) -> tuple[set[type], Callable[[Any], Any]]:
     if not isinstance(dtype, pl.List):
         return _SCALARS[dtype]
-    _, convert = _SCALARS[pl.List(dtype.inner).inner]
+    _, convert = _SCALARS[cast("pl.DataType", dtype.inner)]  # its class is equal to it
 
     def convert_list(value: Any) -> list[Any]:
         if type(value) is not list:

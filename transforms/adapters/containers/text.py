@@ -38,9 +38,7 @@ _CODECS = (
         "Zstandard",
         (".zst", ".zstd"),
         b"\x28\xb5\x2f\xfd",
-        lambda: zstandard.ZstdDecompressor(
-            max_window_size=limits.MAX_WINDOW_BYTES
-        ).decompressobj(),
+        lambda: zstandard.ZstdDecompressor(max_window_size=limits.MAX_WINDOW_BYTES).decompressobj(),
         2 << 10,
     ),
 )

@@ -1,0 +1,1 @@
+"""Dataset specs that come with Playhead; copy one and change it."""

@@ -1,0 +1,162 @@
+"""Files: atomic creation above all, since publishing stands on it."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import subprocess
+import sys
+import threading
+
+import google_crc32c
+import pytest
+
+from tests.jobs import REPOSITORY
+from transforms import storage
+from transforms.errors import UsageError
+
+RACE = """
+import sys
+from transforms import storage
+me, folder = sys.argv[1:]
+sys.stdin.readline()
+for i in range(25):
+    if storage.create_if_absent(f"{folder}/{i}", me.encode() * 200_000):
+        print(i)
+"""
+
+
+def test_of_many_threads_exactly_one_creates_the_file(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "deep" / "manifest.json")
+    start, won = threading.Barrier(24), []
+
+    def race(me: int) -> None:
+        start.wait()
+        if storage.create_if_absent(path, b"%02d" % me * 50_000):
+            won.append(me)
+
+    threads = [threading.Thread(target=race, args=(i,)) for i in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = won
+    assert storage.read_bytes(path) == b"%02d" % winner * 50_000
+    assert storage.list_folder(str(tmp_path / "deep")) == ["manifest.json"]
+
+
+def test_of_many_processes_exactly_one_creates_each_file_and_none_is_seen_in_part(
+    tmp_path: pathlib.Path,
+) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACE, me, str(tmp_path)],
+            cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for me in "abcd"
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    while any(process.poll() is None for process in processes):
+        for i in range(25):
+            path = tmp_path / str(i)
+            if path.exists():
+                seen = path.read_bytes()
+                assert len(seen) == 200_000
+                assert len(set(seen)) == 1
+    won = [line for process in processes for line in process.communicate()[0].split()]
+    assert sorted(won, key=int) == [str(i) for i in range(25)]
+    assert len(list(tmp_path.iterdir())) == 25
+
+
+def test_an_existing_file_is_left_alone(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "a")
+    assert storage.create_if_absent(path, b"first")
+    assert not storage.create_if_absent(path, b"second")
+    assert storage.read_bytes(path) == b"first"
+
+
+def test_a_create_that_fails_leaves_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    for write in (storage.create_if_absent, storage.replace):
+        with pytest.raises(OSError, match="No space"):
+            write(str(tmp_path / "a"), b"data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scheme_without_conditional_create_is_refused() -> None:
+    with pytest.raises(UsageError, match="gs://"):
+        storage.create_if_absent("gs://bucket/manifest.json", b"x")
+
+
+def test_replace_is_whole_for_every_reader(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "CURRENT.json")
+    storage.replace(path, b"0" * 300_000)
+    seen, done = set(), threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.add(storage.read_bytes(path))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for i in range(1, 40):
+        storage.replace(path, str(i % 10).encode() * 300_000)
+    done.set()
+    reader.join()
+    assert all(len(each) == 300_000 and len(set(each)) == 1 for each in seen)
+    assert storage.list_folder(str(tmp_path)) == ["CURRENT.json"]
+
+
+def test_checksums_are_those_of_the_standards(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "a"
+    for data in (b"", b"123456789", b"x" * (3 << 20)):
+        path.write_bytes(data)
+        assert storage.sha256(str(path)) == (hashlib.sha256(data).hexdigest(), len(data))
+        assert storage.crc32c(str(path)) == f"{google_crc32c.value(data):08x}"
+    path.write_bytes(b"123456789")
+    assert storage.crc32c(str(path)) == "e3069283"
+
+
+def test_a_missing_file_is_not_an_empty_one(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(str(tmp_path / "none"))
+    assert storage.list_folder(str(tmp_path / "none")) == []
+    storage.delete_tree(str(tmp_path / "none"))
+
+
+def test_files_are_listed_in_order_without_folders(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "c").mkdir()
+    for name in ("b", "a", "c/x"):
+        (tmp_path / name).write_text(name)
+    listed = storage.list_files(f"{tmp_path}/*")
+    assert listed == [(f"{tmp_path}/a", 1), (f"{tmp_path}/b", 1)]
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "a[1]b", "a*b", "a?b", "ü\U0001f3b5"])
+def test_a_tree_is_deleted_whatever_its_name_and_nothing_else(
+    tmp_path: pathlib.Path, name: str
+) -> None:
+    for folder in (name, "a1b", "axxb"):
+        (tmp_path / folder / "deep").mkdir(parents=True)
+        (tmp_path / folder / "deep" / "file").write_text("x")
+    storage.delete_tree(str(tmp_path / name / "deep"))
+    assert storage.list_folder(str(tmp_path / name)) == []
+    assert (tmp_path / "a1b" / "deep" / "file").exists()
+    assert (tmp_path / "axxb" / "deep" / "file").exists()
+
+
+def test_only_an_empty_folder_is_removed(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a").touch()
+    for name in ("empty", "full", "none"):
+        storage.delete_if_empty(str(tmp_path / name))
+    assert storage.list_folder(str(tmp_path)) == ["full"]
