@@ -145,6 +145,8 @@ def describe(expected: pathlib.Path, got: pathlib.Path, columns: list[str]) -> s
         other = both.filter(pl.col(name).ne_missing(pl.col(f"{name} got")))
         if other.height:
             lines.append(f"  {name}: {other.height:,} of {both.height:,} rows differ")
-            for row in other.select(*KEY, name, f"{name} got").head(_SHOWN).rows():
-                lines.append(f"    {row[0]} {row[1]}: expected {row[2]!r}, got {row[3]!r}")
+            lines += (
+                f"    {row[0]} {row[1]}: expected {row[2]!r}, got {row[3]!r}"
+                for row in other.select(*KEY, name, f"{name} got").head(_SHOWN).rows()
+            )
     return "\n".join(lines)

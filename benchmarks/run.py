@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import glob
 import importlib.metadata
 import json
 import os
@@ -27,10 +26,14 @@ import threading
 import time
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 
 from benchmarks import compare
+
+try:
+    import psutil
+except ImportError:  # in the test environment; peak memory is then the largest process's
+    psutil = None
 
 CONTENDERS = {
     "playhead": "Playhead",
@@ -144,12 +147,12 @@ class _TreeSampler(threading.Thread):
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
-        self._root = psutil.Process(pid)
+        self._root = psutil.Process(pid) if psutil else None
         self._stop_event = threading.Event()
         self.peak = 0
 
     def run(self) -> None:
-        while not self._stop_event.wait(_SAMPLE_S):
+        while self._root and not self._stop_event.wait(_SAMPLE_S):
             self.peak = max(self.peak, self._memory())
 
     def stop(self) -> None:
@@ -157,6 +160,7 @@ class _TreeSampler(threading.Thread):
         self.join()
 
     def _memory(self) -> int:
+        assert self._root is not None
         try:
             family = [self._root, *self._root.children(recursive=True)]
         except psutil.Error:
@@ -235,7 +239,7 @@ def run_all(
     problems += check([workdir / "out" / name / "rows" for name in whole])
     sampled = [name for name in names if name in SAMPLED]
     if sampled and whole:
-        # Item counts are over all users of the input, so the sample has an expected output of its own.
+        # Item counts are over all users of the input, so the sample needs its own expectation.
         expected = workdir / "out" / "expected_of_sample"
         measure(whole[0], data.sample, expected, data.import_date)
         outputs = [workdir / "out" / name / "rows" for name in sampled]
@@ -279,12 +283,12 @@ def _spread(values: list[float], form: str) -> str:
 def table(measured: dict[str, list[Measurement]]) -> list[list[str]]:
     """Header and a row a contender; ratios are medians over Playhead's (the first's) medians."""
     first = next(iter(measured))
-    header = ["", *(title for title, _, _ in _COLUMNS), "time ratio", "memory ratio"]
+    header = ["", *(title for title, _, _ in _COLUMNS), "time ratio", "CPU ratio", "memory ratio"]
     rows = [header]
     for name, runs in measured.items():
         row = [CONTENDERS[name] + (" (scaled)" if name in SAMPLED else "")]
         row += [_spread([getattr(run, field) for run in runs], f) for _, field, f in _COLUMNS]
-        for field in ("work_s", "peak_mib"):
+        for field in ("work_s", "cpu_s", "peak_mib"):
             own, base = (
                 statistics.median(getattr(run, field) for run in each)
                 for each in (runs, measured[first])
@@ -321,11 +325,11 @@ def environment() -> dict[str, Any]:
         cwd=REPOSITORY, capture_output=True, text=True, check=False,
     ).stdout.strip()  # fmt: skip
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": commit,
         "cpu": cpu,
         "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "versions": versions,
     }
 
@@ -334,38 +338,33 @@ def markdown(results: dict[str, Any]) -> str:
     """docs/benchmarks.md."""
     where, rows = results["environment"], results["table"]
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    lines = [
-        "# Benchmarks",
-        "",
-        f"{results['rows']:,} raw events of {DAYS} days to ranking rows (`specs/ranking.yaml`), "
-        f"median of {results['runs']} runs with the smallest and the largest. Written by "
-        "`make bench ARGS=--write-docs`.",
-        "",
-        "| " + " | ".join(rows[0]) + " |",
-        "| " + " | ".join(["---"] + ["---:"] * (len(rows[0]) - 1)) + " |",
-        *("| " + " | ".join(row) + " |" for row in rows[1:]),
-        "",
-        "* Work is from the first byte read to the last byte written, without start-up and imports; "
-        "process, CPU and memory are of the whole process tree with them.",
-        "* Ratios are a contender's median over that of the first line.",
-        "* All write the same rows: "
-        + ("checked by digest in this run." if not results["problems"] else "**NO, see below.**"),
-        "* Only Playhead also writes an event store, quarantine and counts, hashes its files, and "
-        "puts the rows into keyed order.",
-    ]
+    agreement = "**no, see below.**" if results["problems"] else "checked by digest in this run."
+    header = "| " + " | ".join(rows[0]) + " |\n| --- |" + " ---: |" * (len(rows[0]) - 1)
+    body = "\n".join("| " + " | ".join(row) + " |" for row in rows[1:])
+    sampled = ""
     if any(name in SAMPLED for name in results["measured"]):
-        lines.append(
-            f"* Row-wise Beam ran on {results['sample_rows']:,} of the events (whole users); its "
-            f"times and bytes are multiplied by {results['rows'] / results['sample_rows']:.2f}, "
-            "its memory is as seen."
-        )
-    lines += [
-        f"* {where['date']}, commit {where['commit']}, {where['cores']} cores ({where['cpu']}), "
-        f"{where['memory_gib']} GiB; {versions}.",
-        *(f"\n```\n{problem}\n```" for problem in results["problems"]),
-        "",
-    ]
-    return "\n".join(lines)
+        sampled = f"""
+* Row-wise Beam ran on {results["sample_rows"]:,} of the events (whole users); its times and bytes
+  are multiplied by {results["rows"] / results["sample_rows"]:.2f}, its memory is as it was seen."""
+    problems = "".join(f"\n```\n{problem}\n```\n" for problem in results["problems"])
+    return f"""# Benchmarks
+
+{results["rows"]:,} raw events of {DAYS} days to the ranking rows of `specs/ranking.yaml`: medians
+of {results["runs"]} runs, with the smallest and the largest. Written by
+`make bench ARGS=--write-docs`.
+
+{header}
+{body}
+
+* Work is from the first byte read to the last byte written, without start-up and imports; process
+  and CPU seconds and peak memory are of the whole process tree, start-up included.
+* Ratios are a contender's median over that of the first line.
+* All write the same rows: {agreement}
+* Only Playhead also writes an event store, quarantine and counts, hashes its files, and puts the
+  rows into keyed order.{sampled}
+* {where["date"]}, commit {where["commit"]}, {where["cores"]} cores ({where["cpu"]}),
+  {where["memory_gib"]} GiB; {versions}.
+{problems}"""
 
 
 def _names(text: str) -> list[str]:

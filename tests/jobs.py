@@ -155,7 +155,8 @@ def plays(count: int, users: int = 7, day: datetime.date = DAY) -> list[dict[str
             event_id=f"{day}-{i}",
             user_id=f"u{i % users}",
             track_id=f"t{i * 7 % 23}",
-            event_time=start + datetime.timedelta(minutes=5 * (i // users % 280), seconds=i % users),
+            event_time=start
+            + datetime.timedelta(minutes=5 * (i // users % 280), seconds=i % users),
         )
         for i in range(count)
     ]

@@ -18,27 +18,72 @@ WEEK_US = 7 * DAY_US
 STREAM_MS = 30_000
 
 NOT_A_SKIP = {
-    "trackdone", "trackerror", "logout", "unexpected-exit", "unexpected-exit-while-paused",
-    "appload", "reload", "switched-to-audio", "switched-to-video",
+    "trackdone",
+    "trackerror",
+    "logout",
+    "unexpected-exit",
+    "unexpected-exit-while-paused",
+    "appload",
+    "reload",
+    "switched-to-audio",
+    "switched-to-video",
 }
 CARRIED = (
-    "event_id", "event_type", "event_time", "user_id", "track_id", "artist_id", "album_id",
-    "surface", "shelf", "position", "request_id", "candidate_set_size", "policy_id",
-    "model_version", "propensity", "is_exploration", "experiment_id", "variant", "context_uri",
-    "shuffle", "premium", "platform", "country", "source",
+    "event_id",
+    "event_type",
+    "event_time",
+    "user_id",
+    "track_id",
+    "artist_id",
+    "album_id",
+    "surface",
+    "shelf",
+    "position",
+    "request_id",
+    "candidate_set_size",
+    "policy_id",
+    "model_version",
+    "propensity",
+    "is_exploration",
+    "experiment_id",
+    "variant",
+    "context_uri",
+    "shuffle",
+    "premium",
+    "platform",
+    "country",
+    "source",
 )
 FEATURES = (
-    "history_track_ids", "history_ms_ago",
-    "item_plays_7d", "item_streams_7d", "item_impressions_7d",
-    "session_age_ms", "session_plays", "session_impressions", "session_skips",
+    "history_track_ids",
+    "history_ms_ago",
+    "item_plays_7d",
+    "item_streams_7d",
+    "item_impressions_7d",
+    "session_age_ms",
+    "session_plays",
+    "session_impressions",
+    "session_skips",
     "session_ms_since_play",
-    "user_plays_7d", "user_impressions_7d", "user_likes_7d", "user_streams_7d", "user_skips_7d",
-    "user_track_plays_7d", "user_track_ms_since_play", "user_track_impressions_7d",
+    "user_plays_7d",
+    "user_impressions_7d",
+    "user_likes_7d",
+    "user_streams_7d",
+    "user_skips_7d",
+    "user_track_plays_7d",
+    "user_track_ms_since_play",
+    "user_track_impressions_7d",
     "user_artist_plays_7d",
 )
 LABELS = (
-    "label_played", "label_play_delay_ms", "label_streamed_30s", "label_completion",
-    "label_skipped", "label_liked", "label_saved", "label_reward",
+    "label_played",
+    "label_play_delay_ms",
+    "label_streamed_30s",
+    "label_completion",
+    "label_skipped",
+    "label_liked",
+    "label_saved",
+    "label_reward",
 )
 
 
@@ -55,7 +100,10 @@ class Rules:
     skip_below_ms: int = 30_000
     completion_cap: float = 1.0
     reward: tuple[tuple[str, float], ...] = (
-        ("streamed_30s", 1.0), ("completion", 0.5), ("skipped", -0.5), ("liked", 2.0),
+        ("streamed_30s", 1.0),
+        ("completion", 0.5),
+        ("skipped", -0.5),
+        ("liked", 2.0),
         ("saved", 2.0),
     )
     history_length: int = 10
@@ -330,9 +378,7 @@ def features(row, events, session_of, rules):
         "user_track_ms_since_play": (
             (t - of_track[-1]["event_time"]) // 1000 if of_track else None
         ),
-        "user_track_impressions_7d": sum(
-            event["track_id"] == row["track_id"] for event in shown
-        ),
+        "user_track_impressions_7d": sum(event["track_id"] == row["track_id"] for event in shown),
         "user_artist_plays_7d": (
             None
             if row["artist_id"] is None

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import polars as pl
 from hypothesis import strategies as st
@@ -18,16 +21,21 @@ from transforms.buckets import USER_HASH, user_hash
 from transforms.events import STORE_SCHEMA
 from transforms.specs import RankingSpec
 
-UTC = datetime.timezone.utc
+UTC = datetime.UTC
 FIRST_DAY = datetime.date(2026, 1, 5)
 FIRST_US = int(datetime.datetime(2026, 1, 5, tzinfo=UTC).timestamp()) * oracle.SECOND_US
 TIMES = ("event_time", "received_time")
 GIVEN_SESSIONS = [(None,), (None,), (None,), ("x", "x", "y"), (None, "x", "y")]
 SOURCES = [(), ("s1",), ("s1", "s2"), ("s1", "s2"), ("s1", "s2", "canonical")]
 NEAR_WINDOW_US = 54 * oracle.SECOND_US
+Pick = Callable[[Sequence[Any]], Any]  # one of some values, by Hypothesis or by a seed
 
 _WEIRD_REWARD = {
-    "played": 0.1, "streamed_30s": 0.3, "completion": 0.7, "skipped": -1.1, "liked": 1e-3,
+    "played": 0.1,
+    "streamed_30s": 0.3,
+    "completion": 0.7,
+    "skipped": -1.1,
+    "liked": 1e-3,
     "saved": 3.3,
 }
 SPECS = [
@@ -36,7 +44,9 @@ SPECS = [
         "sessions": {"gap_minutes": 10, "cap_hours": 1},
         "attribution": {"window_minutes": 5, "surface_window_minutes": {"radio": 60}},
         "labels": {
-            "horizon_hours": 2, "skip_below_ms": 60_000, "completion_cap": 2.0,
+            "horizon_hours": 2,
+            "skip_below_ms": 60_000,
+            "completion_cap": 2.0,
             "reward": _WEIRD_REWARD,
         },
         "history_length": 3,
@@ -144,8 +154,15 @@ def _deltas(rules: oracle.Rules) -> list[int]:
     """Distances between events at which a rule changes its answer; short ones more often."""
     second = oracle.SECOND_US
     edges = {
-        30 * second, NEAR_WINDOW_US, rules.gap_us, rules.cap_us, rules.window_us,
-        rules.window_of("radio"), rules.window_of("home"), rules.horizon_us, oracle.DAY_US,
+        30 * second,
+        NEAR_WINDOW_US,
+        rules.gap_us,
+        rules.cap_us,
+        rules.window_us,
+        rules.window_of("radio"),
+        rules.window_of("home"),
+        rules.horizon_us,
+        oracle.DAY_US,
         oracle.WEEK_US,
     }
     far = {rules.horizon_us, rules.cap_us, oracle.DAY_US, oracle.WEEK_US}
@@ -158,95 +175,121 @@ def _deltas(rules: oracle.Rules) -> list[int]:
 def _played(rules: oracle.Rules) -> list[int | None]:
     gap, cap = rules.gap_us // 1000, rules.cap_us // 1000
     return [
-        None, None, 0, 0, 1, 1_000, 1_000, 10_000, 10_000, 29_999, 30_000, 30_000, 30_001, 59_999, 60_000, 200_000, 200_000,
-        rules.skip_below_ms - 1, rules.skip_below_ms, gap, min(cap, 86_400_000),
-        min(cap + 1, 86_400_000), 86_400_000,
+        None,
+        None,
+        0,
+        0,
+        1,
+        1_000,
+        1_000,
+        10_000,
+        10_000,
+        29_999,
+        30_000,
+        30_000,
+        30_001,
+        59_999,
+        60_000,
+        200_000,
+        200_000,
+        rules.skip_below_ms - 1,
+        rules.skip_below_ms,
+        gap,
+        min(cap, 86_400_000),
+        min(cap + 1, 86_400_000),
+        86_400_000,
     ]
 
 
-_EVENT_TYPES = ["play"] * 9 + ["impression"] * 8 + [
-    "like", "like", "unlike", "save", "save", "unsave", "hide", "follow",
-]
+_EVENT_TYPES = (
+    ["play"] * 9
+    + ["impression"] * 8
+    + [
+        "like",
+        "like",
+        "unlike",
+        "save",
+        "save",
+        "unsave",
+        "hide",
+        "follow",
+    ]
+)
+_USERS = ["u1", "u1", "u1", "u2"]
 _REASONS_END = [
-    None, "fwdbtn", "fwdbtn", "backbtn", "endplay", "unknown", "trackdone", "appload", "trackerror",
+    None,
+    "fwdbtn",
+    "fwdbtn",
+    "backbtn",
+    "endplay",
+    "unknown",
+    "trackdone",
+    "appload",
+    "trackerror",
 ]
 
 
 def events(
+    pick: Pick,
+    size: int,
     rules: oracle.Rules,
     anchors: list[int],
     deltas: list[int],
-    max_size: int = 14,
     prefix: str = "",
     given: tuple[str | None, ...] = (None,),
-) -> st.SearchStrategy[list[dict]]:
+) -> list[dict]:
     """Events, each `deltas` away from an anchor or from the start or end of an earlier one."""
-    pick = st.sampled_from
-    one = st.tuples(
-        pick(["start", "start", "end", "end", "anchor"]),
-        st.integers(0, 30),
-        pick(deltas),
-        pick(_EVENT_TYPES),
-        pick(["u1", "u1", "u1", "u2"]),
-        pick(["t1", "t1", "t2"]),
-        pick(["a1", "a1", "a2", None]),
-        pick(["home", "home", "home", "radio", None]),
-        pick(_played(rules)),
-        pick([None, 1_000, 30_000, 59_999, 200_000, 210_007]),
-        pick(_REASONS_END),
-        pick([None, None, 0, 1, 2, 3]),
-        pick(["reported", "reported", "reported", "derived", "synthetic", "sync"]),
-        pick(["s1", "s1", "s2"]),
-        pick(["c1", "c1", "c2", None]),
-        pick([0, 0, oracle.SECOND_US, oracle.DAY_US, 3 * oracle.DAY_US]),
-        pick(["a", "b", "B", "é", "z"]),
-        pick(given),
-    )
-
-    def place(drawn: list[tuple]) -> list[dict]:
-        made: list[dict] = []
-        for number, fields in enumerate(drawn):
-            (reference, which, delta, event_type, user, track, artist, surface, played, duration,
-             reason_end, level, quality, source, client, delay, letter, session) = fields
-            if reference == "anchor" or not made:
-                base = anchors[which % len(anchors)]
-            else:
-                other = made[which % len(made)]
-                base = other["event_time"]
-                if reference == "end":
-                    base = oracle.end_of(other, rules.cap_us)
-            is_play = event_type == "play"
-            # Ids are unique for a user, but not in time order, and two users share some.
-            serial = number if user == "u1" else number - 1
-            made.append(
-                event(
-                    event_id=f"{prefix}{letter}{serial}",
-                    event_type=event_type,
-                    user_id=user,
-                    track_id=None if event_type == "follow" else track,
-                    artist_id=artist or ("a1" if event_type == "follow" else None),
-                    surface=surface,
-                    event_time=base + delta,
-                    received_time=base + delta + delay,
-                    time_quality=quality,
-                    played_ms=played if is_play else None,
-                    track_duration_ms=duration,
-                    reason_end=reason_end if is_play else None,
-                    source_skip_level=level if is_play else None,
-                    skipped=which % 2 == 0 if is_play else None,
-                    source=source,
-                    client_id=client,
-                    source_session_id=session,
-                    position=number if which % 3 else None,
-                    propensity=1 / (number + 1) if which % 4 else None,
-                    premium=which % 2 == 0,
-                    shelf="top" if which % 5 else "",
-                )
+    made: list[dict] = []
+    for number in range(size):
+        reference = pick(["start", "start", "end", "end", "anchor"])
+        which = pick(range(31))
+        if reference == "anchor" or not made:
+            base = anchors[which % len(anchors)]
+        else:
+            other = made[-1 - which % min(len(made), 12)]
+            base = oracle.end_of(other, rules.cap_us) if reference == "end" else other["event_time"]
+        time_us = base + pick(deltas)
+        event_type, user, artist = pick(_EVENT_TYPES), pick(_USERS), pick(["a1", "a1", "a2", None])
+        is_play = event_type == "play"
+        midnight = time_us - time_us % -oracle.DAY_US  # the next one, or this instant
+        received = pick(
+            [
+                time_us,
+                time_us,
+                time_us + oracle.SECOND_US,
+                midnight,
+                midnight + 1,
+                time_us + 3 * oracle.DAY_US,
+            ]
+        )
+        # Ids are unique for a user, but not in time order, and two users share some.
+        serial = number if user == "u1" else number - 1
+        made.append(
+            event(
+                event_id=f"{prefix}{pick(['a', 'b', 'B', 'é', 'z'])}{serial}",
+                event_type=event_type,
+                user_id=user,
+                track_id=None if event_type == "follow" else pick(["t1", "t1", "t1", "t2"]),
+                artist_id=artist or ("a1" if event_type == "follow" else None),
+                surface=pick(["home", "home", "home", "radio", None]),
+                event_time=time_us,
+                received_time=received,
+                time_quality=pick(["reported"] * 3 + ["derived", "synthetic", "sync"]),
+                played_ms=pick(_played(rules)) if is_play else None,
+                track_duration_ms=pick([None, 1_000, 30_000, 59_999, 200_000, 210_007]),
+                reason_end=pick(_REASONS_END) if is_play else None,
+                source_skip_level=pick([None, None, 0, 1, 2, 3]) if is_play else None,
+                skipped=which % 2 == 0 if is_play else None,
+                source=pick(["s1", "s1", "s2"]),
+                client_id=pick(["c1", "c1", "c2", None]),
+                source_session_id=pick(given),
+                position=number if which % 3 else None,
+                propensity=1 / (number + 1) if which % 4 else None,
+                premium=which % 2 == 0,
+                shelf="top" if which % 5 else "",
             )
-        return made
-
-    sizes = [size for size in (8, 10, 12, 14, 6, 5, 4, 3, 2, 1, 0) if size <= max_size]
-    return pick(sizes).flatmap(lambda size: st.lists(one, min_size=size, max_size=size)).map(place)
+        )
+    return made
 
 
 def mark_near(log: list[dict], window_us: int = NEAR_WINDOW_US) -> list[dict]:
@@ -255,61 +298,79 @@ def mark_near(log: list[dict], window_us: int = NEAR_WINDOW_US) -> list[dict]:
     return [{**item, "near_duplicate": oracle.key(item) in flagged} for item in log]
 
 
+def make_log(pick: Pick, sizes: Sequence[int], specs: list[dict], mature: bool, given: bool) -> Log:
+    """A log and what to build from it.
+
+    `mature`: every row's horizon is over; `given`: some sources may give sessions.
+    """
+    spec = make_spec(pick(specs))
+    rules = rules_of(spec)
+    days = pick([1, 2, 3])
+    anchors = [FIRST_US + day * oracle.DAY_US for day in range(days + 1)]
+    anchors += [FIRST_US + 12 * oracle.HOUR_US, FIRST_US + 20 * oracle.HOUR_US]
+    anchors += [FIRST_US + oracle.DAY_US - oracle.WEEK_US]
+    ids = pick(GIVEN_SESSIONS if given else [(None,)])
+    drawn = mark_near(events(pick, pick(sizes), rules, anchors, _deltas(rules), given=ids))
+    end_us = FIRST_US + days * oracle.DAY_US
+    watermark_us = end_us + 30 * oracle.DAY_US
+    if not mature and drawn and pick([False] * 6 + [True]):
+        watermark_us = pick(drawn)["event_time"] + rules.horizon_us + pick([-1, 0, 1])
+    shown = {item["source"] for item in drawn if item["event_type"] == "impression"}
+    auto = tuple(sorted({item["source"] for item in drawn} - shown))
+    choices = {"impression": [()], "play": [("s1", "s2")], "auto": [auto, (), (), ("s1",)]}
+    play_sources = pick(choices[spec.examples.rows])
+    within = oracle.Range(
+        FIRST_US, end_us, watermark_us, play_sources, pick(SOURCES), pick(SOURCES)
+    )
+    return Log(spec, rules, within, drawn)
+
+
+def random_log(seed: int, spec: dict, size: int = 40, given: bool = True) -> Log:
+    """A longer log than Hypothesis would draw in the time: more coincidences in each."""
+    return make_log(random.Random(seed).choice, [size], [spec], mature=False, given=given)
+
+
 @st.composite
 def logs(
-    draw,
+    draw: st.DrawFn,
     max_size: int = 14,
     specs: list[dict] | None = None,
     mature: bool = False,
     given: bool = True,
 ) -> Log:
-    """A log and what to build from it.
-
-    `mature`: every row's horizon is over; `given`: some sources may give sessions.
-    """
-    spec = make_spec(draw(st.sampled_from(SPECS if specs is None else specs)))
-    rules = rules_of(spec)
-    days = draw(st.integers(1, 3))
-    anchors = [FIRST_US + day * oracle.DAY_US for day in range(days + 1)]
-    anchors += [FIRST_US + 12 * oracle.HOUR_US, FIRST_US + 20 * oracle.HOUR_US]
-    anchors += [FIRST_US + oracle.DAY_US - oracle.WEEK_US]
-    ids = draw(st.sampled_from(GIVEN_SESSIONS if given else [(None,)]))
-    drawn = events(rules, anchors, _deltas(rules), max_size=max_size, given=ids)
-    drawn = mark_near(draw(drawn))
-    end_us = FIRST_US + days * oracle.DAY_US
-    watermark_us = end_us + 30 * oracle.DAY_US
-    if not mature and drawn and draw(st.sampled_from([False] * 6 + [True])):
-        some = draw(st.sampled_from(drawn))
-        watermark_us = some["event_time"] + rules.horizon_us + draw(st.sampled_from([-1, 0, 1]))
-    shown = {item["source"] for item in drawn if item["event_type"] == "impression"}
-    auto = tuple(sorted({item["source"] for item in drawn} - shown))
-    choices = {"impression": [()], "play": [("s1", "s2")], "auto": [auto, auto, (), ("s1",)]}
-    play_sources = draw(st.sampled_from(choices[spec.examples.rows]))
-    likes, saves = draw(st.sampled_from(SOURCES)), draw(st.sampled_from(SOURCES))
-    within = oracle.Range(FIRST_US, end_us, watermark_us, play_sources, likes, saves)
-    return Log(spec, rules, within, drawn)
+    """`make_log` for Hypothesis."""
+    sizes = [size for size in (8, 10, 12, 14, 6, 5, 4, 3, 2, 1, 0) if size <= max_size]
+    return make_log(lambda of: draw(st.sampled_from(of)), sizes, specs or SPECS, mature, given)
 
 
 @st.composite
-def later_events(draw, rules: oracle.Rules, t_us: int) -> list[dict]:
+def later_events(
+    draw: st.DrawFn, rules: oracle.Rules, t_us: int, given: tuple[str | None, ...] = (None,)
+) -> list[dict]:
     """Events at or after an instant, with ids of their own."""
     deltas = [abs(delta) for delta in _deltas(rules)]
-    return draw(events(rules, [t_us], deltas, max_size=6, prefix="new-"))
+
+    def pick(of: Sequence[Any]) -> Any:
+        return draw(st.sampled_from(of))
+
+    # The letter first: new ids come before and after the ids that are there.
+    prefix = pick(["!", "~~"])
+    return events(pick, pick(range(7)), rules, [t_us], deltas, prefix, given)
 
 
 @st.composite
-def partitioned(draw) -> tuple[Log, list[list[dict]]]:
+def partitioned(draw: st.DrawFn) -> tuple[Log, list[list[dict]]]:
     """A log spread over partitions; some events stand in two of them, received at other times."""
     log = draw(logs(max_size=10))
     parts: list[list[dict]] = [[], [], []]
     every: list[dict] = []
     for item in log.events:
-        home, copies = draw(st.sampled_from([(0, ()), (1, ()), (2, ()), (0, (1,)), (2, (0, 1))]))
-        original = {**item, "near_duplicate": draw(st.sampled_from([False, False, False, True]))}
+        home, copies = draw(st.sampled_from([(0, ()), (1, ()), (0, (1,)), (2, (0, 1)), (1, (2,))]))
+        original = {**item, "near_duplicate": draw(st.sampled_from([False, bool(copies)]))}
         parts[home].append(original)
         every.append(original)
         for number, part in enumerate(copies, 1):
-            later = draw(st.sampled_from([0, 1, oracle.DAY_US]))
+            later = draw(st.sampled_from([1, 0, oracle.DAY_US]))
             copy = dict(original)
             if later:  # a later version may say anything
                 copy["received_time"] += later * number

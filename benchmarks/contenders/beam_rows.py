@@ -34,7 +34,7 @@ NEEDED = (
     *CARRIED, "received_time", "client_id", "time_quality", "played_ms", "track_duration_ms",
     "reason_end", "source_skip_level",
 )  # fmt: skip
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 
 
@@ -48,7 +48,9 @@ def _is_valid(event: Event, import_end_us: int) -> bool:
         return False
     if not track and (event["event_type"] != "follow" or event["artist_id"] is None):
         return False
-    if any(len((event[name] or "").encode()) > 1024 for name in ("event_id", "user_id", "track_id")):
+    if any(
+        len((event[name] or "").encode()) > 1024 for name in ("event_id", "user_id", "track_id")
+    ):
         return False
     if not EARLIEST_US <= received <= import_end_us + 366 * DAY_US:
         return False
@@ -126,7 +128,7 @@ def latest(values: Iterable[int]) -> int:
 
 
 def item_days(keyed: tuple[str, list[Event]]) -> Iterator[tuple[tuple[str, int], list[int]]]:
-    """((track, day), [plays, streams, impressions]) for every day that may look back on an event."""
+    """((track, day), [plays, streams, impressions]) for each day that may look back on an event."""
     for event in keyed[1]:
         kind = event["event_type"]
         if event["near"] or kind not in ("play", "impression"):
@@ -242,18 +244,15 @@ def ranking_rows(
     task: Task,
 ) -> Iterator[Event]:
     """All rows of one user."""
-    watermark_us = min(task.end_us + 3 * DAY_US, last_day_end_us)
     events = [
         e
         for e in keyed[1]
-        if not e["near"]
-        and task.first_us - WEEK_US <= e["event_time"] < task.end_us + DAY_US
-        and e["received_time"] < task.end_us + 3 * DAY_US
+        if not e["near"] and task.first_us - WEEK_US <= e["event_time"] < task.end_us + DAY_US
     ]
     line = _Timeline(events)
     for event in line.shown:
         t = event["event_time"]
-        if task.first_us <= t < task.end_us and t + DAY_US <= watermark_us:
+        if task.first_us <= t < task.end_us and t + DAY_US <= last_day_end_us:
             counts = items.get((event["track_id"], t // DAY_US), [0, 0, 0])
             yield {
                 **{name: event[name] for name in CARRIED},
@@ -393,11 +392,11 @@ def run(task: Task) -> None:
             | "Clean" >> beam.Map(clean)
         )
         last_day = (
-            users
-            | "LastDay" >> beam.Map(last_day_end)
-            | "Latest" >> beam.CombineGlobally(latest)
+            users | "LastDay" >> beam.Map(last_day_end) | "Latest" >> beam.CombineGlobally(latest)
         )
-        items = users | "ItemDays" >> beam.FlatMap(item_days) | "AddItems" >> beam.CombinePerKey(add)
+        items = (
+            users | "ItemDays" >> beam.FlatMap(item_days) | "AddItems" >> beam.CombinePerKey(add)
+        )
         _ = (
             users
             | "RankingRows"
@@ -415,6 +414,4 @@ def run(task: Task) -> None:
 
 
 if __name__ == "__main__":
-    from benchmarks.contenders import beam_rows  # its functions must not be pickled as __main__'s
-
-    main(beam_rows.run, prepare)
+    main(run, prepare)

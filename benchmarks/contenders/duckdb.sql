@@ -51,9 +51,9 @@ WHERE user_id IN (
     GROUP BY user_id, t // 86400000000 HAVING count(*) > 5000
 );
 
+-- An import stands for all its days, so what is known ends with its last event's day.
 SET VARIABLE watermark_us = (
-    SELECT least(getvariable('end_us') + 3 * 86400000000, (max(t) // 86400000000 + 1) * 86400000000)
-    FROM valid WHERE rowid NOT IN (FROM dropped)
+    SELECT (max(t) // 86400000000 + 1) * 86400000000 FROM valid WHERE rowid NOT IN (FROM dropped)
 );
 
 -- Plays that repeat the user's previous play of the track by another client within a minute.
@@ -95,8 +95,7 @@ FROM valid v JOIN users USING (user_id) LEFT JOIN tracks USING (track_id)
     LEFT JOIN artists USING (artist_id)
 WHERE v.rowid NOT IN (FROM dropped)
     AND t >= getvariable('first_us') - 7 * 86400000000
-    AND t < getvariable('end_us') + 86400000000
-    AND received < getvariable('end_us') + 3 * 86400000000;
+    AND t < getvariable('end_us') + 86400000000;
 
 -- A session is its user and the instant of its start.
 CREATE TEMP TABLE makers AS

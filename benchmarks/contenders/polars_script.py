@@ -256,16 +256,14 @@ def resolved(table: pl.DataFrame, query: pl.DataFrame, yes: str, no: str) -> pl.
 def run(task: Task) -> None:
     task.rows.mkdir(parents=True)
     everything = deduplicate(read_valid(task))
-    watermark_us = min(
-        task.end_us + 3 * DAY_US, (int(everything["t"].max() or 0) // DAY_US + 1) * DAY_US
-    )
+    # An import stands for all its days, so what is known ends with its last event's day.
+    watermark_us = (int(everything["t"].max() or 0) // DAY_US + 1) * DAY_US
     table = without_near_duplicates(derive(everything))
     del everything
     table = (
         table.filter(
             pl.col("t") >= task.first_us - WEEK_US,
             pl.col("t") < task.end_us + DAY_US,
-            pl.col("received") < task.end_us + 3 * DAY_US,
         )
         .sort("user", "t", "event_id")
         .with_row_index("row")
@@ -310,7 +308,9 @@ def run(task: Task) -> None:
     _, artist_week = window(query, counter(known, "user_artist"), "user_artist")
 
     inside = query["t"] - query["session_us"] <= DAY_US
-    history_of = history(plays, now["last_play"], query.select("t", week["n_play"].alias("n_plays")))
+    history_of = history(
+        plays, now["last_play"], query.select("t", week["n_play"].alias("n_plays"))
+    )
     led = outcomes(makers, query)
     was_played = led["play_us"].is_not_null()
     since_play = (

@@ -109,9 +109,7 @@ def test_random_rows_equal_the_rule_word_for_word():
             window=4,
         )
         wanted = [
-            oracle.outcome_of(event, events, rules)
-            if event["event_type"] == "impression"
-            else None
+            oracle.outcome_of(event, events, rules) if event["event_type"] == "impression" else None
             for event in events
         ]
         assert [None if i < 0 else events[i]["event_id"] for i in got] == [

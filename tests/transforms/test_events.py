@@ -18,7 +18,7 @@ NOON = strategies.FIRST_US + 12 * oracle.HOUR_US
 DAYS = events.ValidityRules(day=DAY, one_day_only=True)
 IMPORT = events.ValidityRules(day=DAY, one_day_only=False)
 DAY_US, HOUR_US, MS = oracle.DAY_US, oracle.HOUR_US, 1000
-EARLIEST_US = int(datetime.datetime(2002, 1, 1, tzinfo=datetime.timezone.utc).timestamp()) * 10**6
+EARLIEST_US = int(datetime.datetime(2002, 1, 1, tzinfo=datetime.UTC).timestamp()) * 10**6
 LATEST_US = strategies.FIRST_US + 367 * DAY_US
 
 
@@ -74,7 +74,9 @@ INVALID = {
     "track_duration_ms_too_short": [{"track_duration_ms": 999}],
     "track_duration_ms_too_long": [{"track_duration_ms": 86_400_001}],
     "propensity_out_of_range": [
-        {"propensity": 0.0}, {"propensity": -0.5}, {"propensity": 1.0000001},
+        {"propensity": 0.0},
+        {"propensity": -0.5},
+        {"propensity": 1.0000001},
         {"propensity": float("nan")},
     ],
     "negative_position": [{"position": -1}],
@@ -304,8 +306,12 @@ def test_ids_are_of_a_user():
 
 def test_the_winner_does_not_depend_on_the_order():
     rows = copies(
-        {"track_id": "t1"}, {"track_id": "t2"}, {"played_ms": 5}, {"client_id": ""},
-        at(NOON, NOON + 1), {"surface": None},
+        {"track_id": "t1"},
+        {"track_id": "t2"},
+        {"played_ms": 5},
+        {"client_id": ""},
+        at(NOON, NOON + 1),
+        {"surface": None},
     )
     first = None
     for order in itertools.islice(itertools.permutations(rows), 0, None, 17):
@@ -443,8 +449,15 @@ def test_users_above_the_cap_equal_the_oracle(log, cap):
 def test_store_order_is_user_hash_time_event_id():
     rows = [
         strategies.event(event_id=name, user_id=user, **at(NOON + time))
-        for name, user, time in [("b", "u1", 0), ("a", "u1", 0), ("B", "u1", 0), ("z", "u1", -1),
-                                 ("é", "u1", 0), ("c", "u2", 5), ("c", "u3", -5)]
+        for name, user, time in [
+            ("b", "u1", 0),
+            ("a", "u1", 0),
+            ("B", "u1", 0),
+            ("z", "u1", -1),
+            ("é", "u1", 0),
+            ("c", "u2", 5),
+            ("c", "u3", -5),
+        ]
     ]
     table = events.sort_events(strategies.to_table(rows))
     wanted = sorted(

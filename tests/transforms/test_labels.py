@@ -12,12 +12,18 @@ from transforms import labels
 from transforms.timeline import SortedGroups
 
 PLAY = {
-    "played_ms": 100_000, "track_duration_ms": 200_000, "reason_end": "trackdone",
-    "source_skip_level": None, "time_quality": "reported",
+    "played_ms": 100_000,
+    "track_duration_ms": 200_000,
+    "reason_end": "trackdone",
+    "source_skip_level": None,
+    "time_quality": "reported",
 }
 TYPES = {
-    "played_ms": pl.Int64, "track_duration_ms": pl.Int64, "reason_end": pl.String,
-    "source_skip_level": pl.Int32, "time_quality": pl.String,
+    "played_ms": pl.Int64,
+    "track_duration_ms": pl.Int64,
+    "reason_end": pl.String,
+    "source_skip_level": pl.Int32,
+    "time_quality": pl.String,
 }
 
 

@@ -5,7 +5,7 @@ import datetime
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from tests import oracle, strategies
@@ -21,6 +21,8 @@ def examples(count):
         deadline=None,
         derandomize=True,
         database=None,
+        # Add Phase.shrink when hunting: it takes minutes on logs.
+        phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
 
@@ -74,7 +76,10 @@ def assert_equal_rows(got, wanted):
 def test_the_oracle_knows_every_column():
     assert set(FEATURES) == set(oracle.FEATURES)
     assert set(ranking.schema(strategies.make_spec({}))) == {
-        *oracle.CARRIED, "session_id", *oracle.FEATURES, *oracle.LABELS
+        *oracle.CARRIED,
+        "session_id",
+        *oracle.FEATURES,
+        *oracle.LABELS,
     }
 
 
@@ -100,8 +105,7 @@ def test_rows_equal_the_oracle(spec):
 
 def without_items(rows):
     return [
-        {name: value for name, value in row.items() if not name.startswith("item_")}
-        for row in rows
+        {name: value for name, value in row.items() if not name.startswith("item_")} for row in rows
     ]
 
 
@@ -156,9 +160,7 @@ def daily(log, cut):
         if cut:
             left, right = log.spec.left_context_us, log.spec.right_context_us
             part = [
-                event
-                for event in part
-                if first_us - left <= event["event_time"] < end_us + right
+                event for event in part if first_us - left <= event["event_time"] < end_us + right
             ]
         day = dataclasses.replace(within, first_us=first_us, end_us=end_us)
         rows += build(log, [part], known=log.events, within=day)[0]
@@ -219,7 +221,17 @@ def test_a_given_session_that_started_before_the_days_context_is_past_its_cap():
 @examples(150)
 @given(st.data())
 def test_features_do_not_see_the_present_or_the_future(data):
-    log = data.draw(strategies.logs(mature=True))
+    check_point_in_time(data, data.draw(strategies.logs(mature=True, given=False)))
+
+
+@examples(100)
+@given(st.data())
+def test_features_do_not_see_the_present_or_the_future_where_sessions_are_given(data):
+    check_point_in_time(data, data.draw(strategies.logs(mature=True)))
+
+
+def check_point_in_time(data, log):
+    """Features of a row stay, whatever happens at its instant and after."""
     rows, _ = build(log, [log.events])
     assume(rows)
     row = data.draw(st.sampled_from(rows))
@@ -243,6 +255,51 @@ def test_features_do_not_see_the_present_or_the_future(data):
     at_once = [event for event in [*log.events, *later] if event["event_time"] == t]
     if all(event["user_id"] != row["user_id"] for event in at_once if event is not itself):
         assert again["session_id"] == row["session_id"]
+
+
+def one_row(*events, **rules):
+    """The row of the last event; rules are those of the default spec."""
+    spec = strategies.make_spec(rules)
+    within = oracle.Range(
+        strategies.FIRST_US,
+        strategies.FIRST_US + oracle.DAY_US,
+        strategies.FIRST_US + 30 * oracle.DAY_US,
+    )
+    log = strategies.Log(spec, strategies.rules_of(spec), within, list(events))
+    rows, _ = build(log, [log.events])
+    assert_equal_rows(rows, oracle.ranking_rows(log.events, log.rules, within))
+    return next(row for row in rows if row["event_id"] == events[-1]["event_id"])
+
+
+def test_an_event_at_the_same_instant_does_not_end_the_rows_given_session():
+    t = strategies.FIRST_US + oracle.HOUR_US
+    shown = {"event_type": "impression"}
+    before = strategies.event(1, event_time=t - oracle.MINUTE_US, source_session_id="x", **shown)
+    at_once = strategies.event(2, event_time=t, source_session_id="y", **shown)
+    row = strategies.event(3, event_time=t, source_session_id="x", **shown)
+    assert one_row(before, row)["session_impressions"] == 1
+    assert one_row(before, at_once, row)["session_impressions"] == 1
+
+
+def test_session_skips_are_of_plays_that_started_in_the_session():
+    t = strategies.FIRST_US + oracle.HOUR_US
+    skip = {"played_ms": 20_000, "reason_end": "fwdbtn"}
+    other = strategies.event(1, event_time=t, source_session_id="y", **skip)
+    first = strategies.event(2, event_time=t + 1, source_session_id="x", event_type="impression")
+    row = strategies.event(
+        3, event_time=t + oracle.MINUTE_US, source_session_id="x", event_type="impression"
+    )
+    assert one_row(other, first, row)["session_skips"] == 0
+
+
+def test_a_skip_counts_from_its_end_on():
+    t = strategies.FIRST_US + oracle.HOUR_US
+    skip = strategies.event(1, event_time=t, played_ms=20_000, reason_end="fwdbtn")
+    end_us = t + 20_000_000
+    for row_us, skips in [(end_us - 1, 0), (end_us, 0), (end_us + 1, 1)]:
+        row = one_row(skip, strategies.event(2, event_time=row_us, event_type="impression"))
+        assert (row["session_skips"], row["user_skips_7d"]) == (skips, skips)
+        assert row["session_plays"] == 1
 
 
 @examples(30)

@@ -52,7 +52,7 @@ def test_one_user_has_one_pseudonym_and_two_have_two(one: str, other: str) -> No
 
 
 def test_a_pseudonym_is_what_the_docstring_says() -> None:
-    assert pseudonyms.pseudonym(b"k" * 32, "u1") == "p-rfzofh6ao4d3hy5xbjmu7llc4w"
+    assert pseudonyms.pseudonym(b"k" * 32, "u1") == "p-ziihajau53u75wqbztmdstr5nf"
 
 
 def test_the_key_id_tells_keys_apart_and_is_no_pseudonym() -> None:
@@ -77,7 +77,7 @@ def test_every_row_of_a_user_gets_it_and_null_stays_null() -> None:
 def test_only_references_are_taken_and_never_repeated(reference: str) -> None:
     with pytest.raises(UsageError, match="expected a reference, env:NAME or file:/path") as error:
         pseudonyms.read_key(reference)
-    assert len(reference) < 5 or reference not in str(error.value)
+    assert KEY.decode()[:5] not in str(error.value)
 
 
 def test_a_key_in_place_of_a_name_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_short_and_missing_keys_are_refused(
     assert "canary" not in str(error.value)
     with pytest.raises(UsageError, match="NO_SUCH_KEY is not set"):
         pseudonyms.read_key("env:NO_SUCH_KEY")
-    with pytest.raises(UsageError, match="cannot read .*none"):
+    with pytest.raises(UsageError, match=r"cannot read .*none"):
         pseudonyms.read_key(f"file:{tmp_path}/none")
     with pytest.raises(UsageError, match="cannot read"):
         pseudonyms.read_key(f"file:{tmp_path}")
@@ -113,7 +113,7 @@ def assert_nowhere(root: pathlib.Path, *texts: str) -> None:
             continue
         data = path.read_bytes()
         if path.suffix == ".parquet":  # compressed: look at what it holds
-            data += pl.read_parquet(path).write_csv().encode()
+            data += str(pl.read_parquet(path).rows()).encode()
         for text in texts:
             assert text.encode() not in data, f"{text} in {path.name}"
             assert text not in str(path)
@@ -126,7 +126,7 @@ def test_neither_key_nor_raw_ids_are_written_or_printed(
     monkeypatch.setenv("PLAYHEAD_LOG_LEVEL", "DEBUG")
     caplog.set_level(logging.DEBUG)
     store, dataset = tmp_path / "store", tmp_path / "dataset"
-    options = ("--user-key", REFERENCE, "--max-user-events", 90, "--max-quarantine", 0.5)
+    options = ("--user-key", REFERENCE, "--max-user-events", 99, "--max-quarantine", 0.5)
     ended = [jobs.ok(*jobs.ingest_argv(raw, store, *options))]
     published = jobs.partition(store)
     assert published.config["store"]["user_key_id"] == pseudonyms.key_id(key)
@@ -148,8 +148,8 @@ def test_neither_key_nor_raw_ids_are_written_or_printed(
         assert secret not in said
     assert_nowhere(store, KEY.decode(), *USERS)
     assert_nowhere(dataset, KEY.decode(), *USERS)
-    users = set(jobs.stored(store)["user_id"]) | set(jobs.stored(store, role="set_aside")["user_id"])
-    assert users == {pseudonyms.pseudonym(key, user) for user in USERS}
+    roles = [jobs.stored(store, role=role)["user_id"] for role in ("events", "set_aside")]
+    assert set(pl.concat(roles)) == {pseudonyms.pseudonym(key, user) for user in USERS}
 
 
 def test_the_graph_that_is_sent_to_workers_holds_the_reference_only(

@@ -17,9 +17,7 @@ RULE = SessionRule(gap_us=GAP, cap_us=24 * HOUR)
 def starts(rows, rule=RULE):
     """(start, overflow) lists of rows of (time, end) or (user, time, end, given)."""
     full = [row if len(row) == 4 else (0, row[0], row[1], -1) for row in rows]
-    user, time, end, given = (
-        np.array([row[i] for row in full], dtype=np.int64) for i in range(4)
-    )
+    user, time, end, given = (np.array([row[i] for row in full], dtype=np.int64) for i in range(4))
     made = sessionize(user, time, end, given, rule)
     return made.start.tolist(), made.overflow.tolist()
 
@@ -151,9 +149,7 @@ def test_random_logs_equal_the_rule_word_for_word():
 
 def ids(rows, users, events, rule=RULE):
     full = [row if len(row) == 4 else (0, row[0], row[1], -1) for row in rows]
-    user, time, end, given = (
-        np.array([row[i] for row in full], dtype=np.int64) for i in range(4)
-    )
+    user, time, end, given = (np.array([row[i] for row in full], dtype=np.int64) for i in range(4))
     table = pl.DataFrame({"user_id": users, "event_id": events})
     return session_ids(table, sessionize(user, time, end, given, rule))
 

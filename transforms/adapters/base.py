@@ -118,9 +118,14 @@ def conform(
     Args:
       raw: source columns plus OFFSET (Int64).
       fields: event field name to expression over `raw`. Fields left out become null. A value that
-        is not null but does not cast to the field's type without loss (text in a number, NaN or
-        infinity, fraction out of range, a number where a string is due is cast) rejects the row
-        with `bad_<field>`; the first such field in schema order names the reason.
+        is not null but cannot be cast to the field's type rejects the row with `bad_<field>`; the
+        first such field in schema order names the reason. Cast as Polars does it:
+        * Integer: a fraction is cut off (1.7 ms is 1; an adapter that wants it rounded rounds it);
+          text must be digits; NaN, infinity and what is out of range are rejected.
+        * Float: text that is a number is one; NaN and infinity are rejected.
+        * String: a number becomes its text.
+        * Boolean: 0 is false, any other number true.
+        * Time: a number is microseconds, so use `epoch_time`; a naive Datetime is UTC.
       source: value of the `source` column.
       reject: over `raw`, the adapter's own reason against a row, null for none; it comes before
         `bad_<field>`.
@@ -130,6 +135,8 @@ def conform(
 
     Raises:
       KeyError: for a name that is not a field of ListeningEvent (a mistake in the adapter).
+      polars.exceptions.InvalidOperationError: for a type that never casts to the field's, such as
+        text to a time or a Boolean, or a list to text (likewise).
     """
     for name in fields:
         if name not in LISTENING_EVENT:
@@ -159,33 +166,39 @@ def conform(
 
 
 def epoch_time(expr: pl.Expr, unit: str) -> Parsed:
-    """A UTC instant from a number of `unit` ("s", "ms", "us", "ns") since 1970, null if not finite.
+    """A UTC instant from a number of `unit` since 1970.
 
-    Values that do not fit into 64-bit microseconds become null, so the row is rejected. The unit is
-    the adapter's contract and never guessed from the magnitude.
+    NaN, infinity, text that is no number, and values that do not fit into 64-bit microseconds
+    become null, so the row is rejected. The unit is the adapter's contract and never guessed from
+    the magnitude.
+
+    Args:
+      expr: a number, or text of one. Seconds may carry a fraction, rounded to the microsecond; of
+        other units a fraction is cut off in a number, and makes text null.
+      unit: "s", "ms", "us" or "ns". What ns have below a microsecond is rounded down.
+
+    Raises:
+      KeyError: for another unit (a mistake in the adapter).
     """
-    number = expr.cast(pl.Float64, strict=False) if unit == "s" else expr
     if unit == "s":
-        # Seconds may carry a fraction (ListenBrainz inserted_at); doubles hold microseconds until
-        # the year 2255.
-        micros = (number * 1e6).round()
-        value: pl.Expr = pl.when(micros.is_finite() & (micros.abs() < 9e18)).then(micros)
+        # Doubles hold microseconds until the year 2255.
+        micros = (expr.cast(pl.Float64, strict=False) * 1e6).round()
+        value: pl.Expr = pl.when(micros.abs() < 9e18).then(micros)  # NaN is above all numbers
+    elif unit == "ns":
+        value = expr.cast(pl.Int64, strict=False) // 1000
     else:
-        whole = expr.cast(pl.Int64, strict=False)
-        factor = {"ms": 1000, "us": 1}.get(unit)
-        if factor is None:
-            value = whole // 1000
-        else:
-            limit = 9_000_000_000_000_000_000 // factor
-            value = pl.when(whole.is_between(-limit, limit)).then(whole * factor)
+        factor = {"ms": 1000, "us": 1}[unit]
+        whole, limit = expr.cast(pl.Int64, strict=False), 9 * 10**18 // factor
+        value = pl.when(whole.is_between(-limit, limit)).then(whole * factor)
     return Parsed(value.cast(pl.Int64, strict=False).cast(pl.Datetime("us", "UTC")), expr)
 
 
 def iso_time(expr: pl.Expr) -> Parsed:
     """A UTC instant from ISO 8601 text with `Z` or an offset (`2026-01-05T10:00:00.5+01:00`).
 
-    Text without a zone, `24:00` and impossible dates become null: the row is rejected, never
-    guessed. A leap second (`:60`) is the first second of the next minute.
+    Between date and time stands `T` or a space. Text without a zone or seconds, `24:00` and
+    impossible dates become null: the row is rejected, never guessed. A leap second (`:60`) is the
+    first second of the next minute. Digits beyond the microsecond are cut off.
     """
     text = expr.cast(pl.String, strict=False)
     value = pl.coalesce(
@@ -196,6 +209,6 @@ def iso_time(expr: pl.Expr) -> Parsed:
 
 
 def non_empty(expr: pl.Expr) -> pl.Expr:
-    """The text without surrounding white space; null where nothing is left."""
+    """The text (or a number as text) without white space around it; null where nothing is left."""
     text = expr.cast(pl.String, strict=False).str.strip_chars()
     return pl.when(text != "").then(text)

@@ -16,6 +16,8 @@ The profile file (gender, age, country) is never read.
 
 from __future__ import annotations
 
+import functools
+
 import polars as pl
 
 from transforms.adapters.base import Adapter, Parsed, conform, iso_time, non_empty
@@ -54,7 +56,7 @@ ADAPTERS = {
     "lastfm1k": Adapter(
         "lastfm1k",
         "Last.fm 1K users (tab separated, no header)",
-        lambda file: read_delimited(file, COLUMNS, separator="\t", has_header=False),
+        functools.partial(read_delimited, columns=COLUMNS, separator="\t", has_header=False),
         _events,
         event_types=("play",),
     )

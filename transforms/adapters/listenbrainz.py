@@ -24,6 +24,7 @@ the first artist MBID of the mapping, album_id the release MBID; else the names 
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Iterator
 
 import polars as pl
@@ -178,7 +179,7 @@ ADAPTERS = {
         Adapter(
             "listenbrainz",
             "ListenBrainz dump, .listens (JSON lines, also .gz and .zst)",
-            lambda file: read_json_lines(file, _JSON),
+            functools.partial(read_json_lines, schema=_JSON),
             _json_events,
             arrival_known=True,
             event_types=("play",),

@@ -26,6 +26,8 @@ Rejects: `bad_session_position` outside 1..20; a date or hour that is none is `b
 
 from __future__ import annotations
 
+import functools
+
 import polars as pl
 
 from transforms.adapters.base import Adapter, Parsed, conform, non_empty
@@ -124,7 +126,7 @@ ADAPTERS = {
     "mssd": Adapter(
         "mssd",
         "Music Streaming Sessions Dataset, session logs (CSV with header)",
-        lambda file: read_delimited(file, COLUMNS, separator=",", has_header=True),
+        functools.partial(read_delimited, columns=COLUMNS, separator=",", has_header=True),
         _events,
         event_types=("play",),
     )

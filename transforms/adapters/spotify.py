@@ -43,6 +43,7 @@ so its tracks do not join with those of the extended history.
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Callable, Iterator, Mapping
 
 import polars as pl
@@ -108,20 +109,14 @@ _PLATFORMS = {
 }
 
 
-def _whole_file(
-    schema: Mapping[str, pl.DataType],
-) -> Callable[[InputFile], Iterator[RawTable]]:
-    """A reader that yields at most one table, since sync bursts must not be cut."""
-
-    def read(file: InputFile) -> Iterator[RawTable]:
-        tables = list(read_json_array(file, schema))
-        if tables:
-            yield RawTable(
-                pl.concat([table.rows for table in tables]),
-                pl.concat([table.rejects for table in tables]),
-            )
-
-    return read
+def _read(file: InputFile, schema: Mapping[str, pl.DataType]) -> Iterator[RawTable]:
+    """At most one table, since sync bursts must not be cut."""
+    tables = list(read_json_array(file, schema))
+    if tables:
+        yield RawTable(
+            pl.concat([table.rows for table in tables]),
+            pl.concat([table.rejects for table in tables]),
+        )
 
 
 def _first_match(text: pl.Expr, patterns: Mapping[str, str], default: str) -> pl.Expr:
@@ -317,7 +312,7 @@ ADAPTERS = {
         Adapter(
             "spotify",
             "Spotify extended streaming history of one person (JSON array)",
-            _whole_file(_EXTENDED),
+            functools.partial(_read, schema=_EXTENDED),
             _extended_events,
             event_types=("play",),
             excluded_reasons=EXCLUDED,
@@ -325,7 +320,7 @@ ADAPTERS = {
         Adapter(
             "spotify_small",
             "Spotify account data, StreamingHistory_music_N.json of one person (JSON array)",
-            _whole_file(_SMALL),
+            functools.partial(_read, schema=_SMALL),
             _small_events,
             event_types=("play",),
             excluded_reasons=EXCLUDED,

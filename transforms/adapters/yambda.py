@@ -27,6 +27,7 @@ is_organic 1 (the user's own choice) says nothing of the place: `unknown`.
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Iterator
 
 import polars as pl
@@ -102,8 +103,8 @@ def _adapter(table: str, action: pl.Expr, more_columns: tuple[str, ...] = ()) ->
     return Adapter(
         name,
         f"Yambda {table}.parquet",
-        lambda file: _read(file, columns),
-        lambda raw: _events(raw, name, action),
+        functools.partial(_read, columns=columns),
+        functools.partial(_events, source=name, action=action),
         event_types=("play", "like", "unlike", "hide"),
         excluded_reasons=(UNDISLIKE,),
     )

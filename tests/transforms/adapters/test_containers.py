@@ -7,6 +7,8 @@ import gzip
 import io
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterable
 
 import fastavro
@@ -20,7 +22,7 @@ from hypothesis import strategies as st
 
 from transforms.adapters import containers
 from transforms.adapters.base import OFFSET, REJECT_REASON, TABLE_ROWS, InputFile, RawTable
-from transforms.adapters.containers import avro_file, limits
+from transforms.adapters.containers import avro_blocks, avro_file, limits
 from transforms.errors import InputFileError
 
 SCHEMA = {"id": pl.String(), "n": pl.Int64(), "x": pl.Float64(), "b": pl.Boolean()}
@@ -416,6 +418,49 @@ def test_forged_footer_counts(monkeypatch):
         read_parquet(parquet(PLAIN))
 
 
+def test_every_flipped_bit_of_a_footer_gives_rows_or_an_input_file_error():
+    """In a process of its own: Arrow has places where a damaged footer ends the process."""
+    code = """
+import io, sys
+from transforms.adapters.base import InputFile
+from transforms.adapters.containers import read_parquet
+from transforms.errors import InputFileError
+whole = sys.stdin.buffer.read()
+start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+for at in range(start, len(whole)):
+    for bit in range(8):
+        data = bytearray(whole)
+        data[at] ^= 1 << bit
+        try:
+            list(read_parquet(InputFile("a", lambda: io.BytesIO(bytes(data)))))
+        except InputFileError:
+            pass
+"""
+    data = parquet(pa.table({"id": ["a", None], "l": [["a"], []]}), store_schema=False)
+    subprocess.run([sys.executable, "-c", code], input=data, check=True)
+
+
+def test_a_forged_length_of_a_chunk_is_not_allocated():
+    asked = []
+
+    class Watched(io.BytesIO):
+        def read(self, size=-1):
+            asked.append(size)
+            return super().read(size)
+
+    data = parquet(PLAIN.select(["n"]), compression="NONE", use_dictionary=False)
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    chunk = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(0)
+    size = avro_blocks.encode("long", chunk.total_compressed_size)  # Thrift's numbers are Avro's
+    forged = data[start:-8].replace(size, avro_blocks.encode("long", 1 << 40))
+    data = data[:start] + forged + len(forged).to_bytes(4, "little") + b"PAR1"
+    column = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(0)
+    assert column.total_compressed_size == 1 << 40
+    with pytest.raises(InputFileError, match="damaged Parquet"):
+        list(containers.read_parquet(InputFile("a", lambda: Watched(data))))
+    assert max(asked) <= len(data)
+
+
 def test_times_of_all_units_int96_and_dictionaries():
     micros = pa.array([1_767_225_600_000_001], pa.timestamp("us", tz="UTC"))
     table = pa.table(
@@ -604,11 +649,13 @@ def doubling(levels: int) -> dict:
         (record(("id", "string"), ("deep", nested(20))), "deep"),
         (record(*[(f"f{at}", "int") for at in range(600)]), "600 fields"),
         (doubling(12), "fields"),
+        (doubling(12) | {"__fastavro_parsed": True, "__named_schemas": {}}, "fields"),
         (record(("id", "string"), ("a", {"type": "array", "items": "null"})), "no bytes"),
         (record(("id", "string"), ("a", {"type": "array", "items": record(name="Z")})), "no bytes"),
         (record(("id", "string"), ("a", "Unknown")), "does not define"),
         ("string", "not a record"),
         ({"type": "record", "name": "R", "fields": 3}, "not valid"),
+        ({"type": "record", "name": "R"}, "not valid"),
         (record(("id", {})), "not valid"),
     ],
 )
@@ -654,6 +701,62 @@ def test_flipped_bytes_in_avro_give_rows_or_an_input_file_error(data):
     whole[at] ^= data.draw(st.integers(1, 255))
     with contextlib.suppress(InputFileError):  # an error of any other kind fails the test
         read_avro(bytes(whole))
+
+
+@pytest.mark.parametrize("kind", ["string", {"type": "enum", "name": "E", "symbols": ["r"]}])
+def test_a_block_that_holds_more_records_than_it_says_raises(kind):
+    """Whichever decoder reads it; the flat one would stop there and leave out the rest."""
+    writer = record(("id", kind), ("n", ["null", "long"]))
+    data = avro(writer, [{"id": "r", "n": at} for at in range(50)])
+    (block,) = fastavro.block_reader(io.BytesIO(data))
+    count_at = data.index(b"\x64", block.offset)
+    forged = bytearray(data)
+    forged[count_at] = 2 * 16
+    with pytest.raises(InputFileError, match="damaged Avro records"):
+        read_avro(bytes(forged))
+
+
+def test_a_decimal_is_no_text():
+    decimal = {"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}
+    data = avro(record(("id", "string"), ("x", decimal)), [])
+    with pytest.raises(InputFileError, match="has decimal in field 'x'"):
+        list(containers.read_avro_columns(file_of(data), ["id", "x"]))
+
+
+@pytest.mark.parametrize("extra", [[], [("tags", {"type": "array", "items": "int"})]])
+def test_a_default_that_is_not_of_its_type_does_no_harm(extra):
+    """Many writers give `string` the default null; it is the reader's business."""
+    fields = [("id", "string"), *((name, kind) for name, kind in extra)]
+    data = avro(record(*fields), [{"id": "a", "tags": [1]}])
+    wrong = json.loads(json.dumps(record(*fields)))
+    wrong["fields"][0]["default"] = None
+    (block,) = fastavro.block_reader(io.BytesIO(data))
+    body = block.bytes_.getvalue()
+    numbers = avro_blocks.encode("long", 1) + avro_blocks.encode("long", len(body))
+    forged = hostile(wrong) + numbers + body + b"s" * 16
+    assert rows_of(containers.read_avro_columns(file_of(forged), ["id"])) == [
+        {OFFSET: 0, "id": "a"}
+    ]
+
+
+def test_named_types_are_found_in_their_namespace():
+    kind = {"type": "enum", "name": "Kind", "symbols": ["p", "q"]}
+    writer = record(("a", kind), ("b", "Kind"), ("c", "acme.Kind"), name="R")
+    writer["namespace"] = "acme"
+    data = avro(writer, [{"a": "p", "b": "q", "c": "p"}])
+    (table,) = containers.read_avro_columns(file_of(data), ["c", "b"])
+    assert table.rows.select("b", "c").rows() == [("q", "p")]
+
+
+def test_a_field_twice():
+    with pytest.raises(InputFileError, match="names a field twice"):
+        read_avro(hostile(record(("id", "string"), ("id", "string"))))
+
+
+def test_closing_a_compressed_text_closes_the_file():
+    raw = io.BytesIO(gzip.compress(TEXT))
+    containers.open_text(InputFile("a.gz", lambda: raw)).close()
+    assert raw.closed
 
 
 def test_not_a_number_passes_through_avro_for_the_adapter_to_judge():

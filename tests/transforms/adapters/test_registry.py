@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import pickle
 import subprocess
 import sys
 
@@ -28,6 +29,13 @@ def test_every_listed_format_is_there_under_its_own_name():
         assert get_adapter(name).name == name
         assert summary == get_adapter(name).summary
         assert "\n" not in summary
+
+
+@pytest.mark.parametrize("name", [name for name, _ in list_adapters()])
+def test_every_format_pickles(name):
+    """What a worker is sent; to_events comes back whole, too."""
+    adapter = pickle.loads(pickle.dumps(get_adapter(name)))
+    assert (adapter.name, adapter.event_types) == (name, get_adapter(name).event_types)
 
 
 def test_unknown_names_say_what_is_near_and_what_there_is():

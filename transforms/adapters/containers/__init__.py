@@ -2,8 +2,8 @@
 
 Parquet, Avro, JSON lines, a JSON array, and delimited text. What holds for all of them:
 
-* A table has at most `TABLE_ROWS` records (rows and rejects together) and is closed at about
-  `limits.TABLE_BYTES`; OFFSET is the 0-based number of the record in its file.
+* A table has at most `TABLE_ROWS` records (rows and rejects together) and, but for Parquet, is
+  closed at about `limits.TABLE_BYTES`; OFFSET is the 0-based number of the record in its file.
 * A record that cannot be read is a reject with a reason; the records around it are unharmed.
 * A file that cannot be trusted to its end raises `InputFileError`: truncated, damaged, not of the
   stated format, or expanding beyond `limits`. Messages never hold what is in a record.

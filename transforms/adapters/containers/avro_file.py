@@ -191,6 +191,17 @@ def _read(file: InputFile, choice: _Choice) -> Iterator[RawTable]:
         yield from gather(parts(stream))
 
 
+def _scalar(node: Any) -> tuple[str, pl.Datetime | None]:
+    """The type of a reader's field, and of its time."""
+    (own,) = [each for each in (node if isinstance(node, list) else [node]) if each != "null"]
+    if isinstance(own, str):
+        own = {"type": own}
+    kind = own["type"]
+    if kind not in _PROMOTIONS:
+        raise ValueError(f"a reader's field cannot be of type {kind!r}")
+    return kind, _TIMES.get(own.get("logicalType", ""))
+
+
 def read_avro(file: InputFile, reader_schema: Mapping[str, Any]) -> Iterator[RawTable]:
     """An Avro container file, resolved against a reader schema.
 
@@ -213,24 +224,22 @@ def read_avro(file: InputFile, reader_schema: Mapping[str, Any]) -> Iterator[Raw
       InputFileError: empty, truncated or damaged file; an incompatible writer schema (the message
         names the field); a writer schema that breaks the rules of `avro_schema`; a block over
         MAX_BLOCK_BYTES.
+      ValueError: for a reader's field that is not a scalar.
     """
+    fields = [(field, *_scalar(field["type"])) for field in reader_schema["fields"]]
 
     def choice(writer: WriterSchema) -> list[_Chosen]:
         chosen = []
-        for field in reader_schema["fields"]:
-            name, node = field["name"], field["type"]
-            (own,) = [b for b in (node if isinstance(node, list) else [node]) if b != "null"]
-            kind, time = own, None
-            if not isinstance(own, str):
-                kind, time = own["type"], _TIMES.get(own["logicalType"])
+        for field, kind, time in fields:
+            name = path = field["name"]
             found = [each for each in (name, *field.get("aliases", ())) if each in writer.fields]
             if found:
-                given = _choose(file.path, name, found[0], writer, _PROMOTIONS[kind])
-                path, time = found[0], (given.time or time) if time else None
-            elif "default" in field:
-                path = name  # an absent key reads as null, the default of every optional field
-            else:
+                path = found[0]
+                given = _choose(file.path, name, path, writer, _PROMOTIONS[kind])
+                time = (given.time or time) if time else None
+            elif "default" not in field:
                 raise InputFileError(file.path, f"the writer's Avro schema has no field {name!r}")
+            # An absent key reads as null, the default of every optional field.
             chosen.append(_Chosen(Column(name, path, _DTYPES[kind]), time))
         return chosen
 

@@ -18,6 +18,8 @@ import orjson
 from transforms.adapters.containers import limits
 from transforms.errors import InputFileError
 
+# Members that do not bear on decoding; the last two would tell fastavro that all is checked.
+_NOT_DECODED = {"default", "doc", "aliases", "__fastavro_parsed", "__named_schemas"}
 _FLAT = {"boolean", "int", "long", "float", "double", "string"}
 
 
@@ -56,16 +58,17 @@ class WriterSchema:
             self._refuse("is not valid JSON")
         if not isinstance(root, dict) or root.get("type") != "record":
             self._refuse("is not a record")
-        root = _without(root, {"default", "doc"})
+        root = _without(root, _NOT_DECODED)
         self.plain = _without(root, {"logicalType"})
         try:
             parsed: Any = fastavro.parse_schema(root, self._named)
             self.fields = {field["name"]: field["type"] for field in parsed["fields"]}
+            twice = len(self.fields) < len(root["fields"])
         except fastavro.schema.UnknownType:
             self._refuse("refers to a type that it does not define")
         except Exception:  # invalid JSON trees raise a TypeError or KeyError there
             self._refuse("is not valid")
-        if len(self.fields) < len(parsed["fields"]):
+        if twice:
             self._refuse("names a field twice")
         shape = self._shape(parsed["name"], 1)
         if shape.depth > limits.MAX_SCHEMA_DEPTH:
