@@ -52,8 +52,10 @@ def accounted(published: manifest.Manifest) -> int:
 # --- what is published ----------------------------------------------------------------------------
 
 
-def test_every_number_of_the_manifest_can_be_recounted(simulated: pathlib.Path) -> None:
-    store = simulated / "recount"
+def test_every_number_of_the_manifest_can_be_recounted(
+    simulated: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    store = tmp_path / "store"
     published = jobs.ingest(day_of(simulated) / "*", store, "--buckets", 8)
     raw = pl.concat(pl.read_parquet(path) for path in day_of(simulated).glob("*"))
     events = jobs.stored(store)
@@ -438,6 +440,35 @@ def test_the_same_run_again_does_nothing_and_says_so(tmp_path: pathlib.Path) -> 
     del before[f"events/dt={jobs.DAY}/CURRENT.json"]
     assert {path: (store / path).stat().st_mtime_ns for path in before} == before
     assert len(jobs.files_below(store)) == len(before) + 1
+
+
+def test_a_rerun_of_older_input_does_not_take_the_newer_version_away(
+    tmp_path: pathlib.Path,
+) -> None:
+    """A retried task of before a correction says there is nothing to do, so it must do nothing."""
+    store = tmp_path / "store"
+    first = jobs.write(tmp_path / "first.parquet", jobs.plays(9))
+    corrected = jobs.write(tmp_path / "corrected.parquet", jobs.plays(12))
+    jobs.ingest(first, store)
+    newer = jobs.ingest(corrected, store)
+    assert "nothing to do" in jobs.ok(*jobs.ingest_argv(first, store)).out
+    assert jobs.partition(store).version == newer.version
+
+
+def test_the_same_bytes_under_another_name_are_the_same_version_and_data(
+    tmp_path: pathlib.Path,
+) -> None:
+    """Equal fingerprints must give equal digests, or two runs at once refuse each other."""
+    one = jobs.ingest(jobs.write(tmp_path / "a.parquet", jobs.plays(9)), tmp_path / "one")
+    two = jobs.ingest(jobs.write(tmp_path / "b.parquet", jobs.plays(9)), tmp_path / "two")
+    assert (one.version == two.version) == (one.digest() == two.digest())
+
+
+def test_one_file_named_twice_is_read_once(tmp_path: pathlib.Path) -> None:
+    raw = jobs.write(tmp_path / "a.parquet", jobs.plays(9))
+    again = f"{tmp_path}/./a.parquet"
+    published = jobs.ingest(raw, tmp_path / "store", "--input", again)
+    assert published.counts["read"] == 9
 
 
 def test_leftovers_of_a_run_that_died_do_not_matter(

@@ -14,6 +14,8 @@ from transforms import store
 from transforms.datasets import ranking
 from transforms.features import FEATURES, item
 
+LONG_LOGS = 50  # a spec; more when hunting
+
 
 def examples(count):
     return settings(
@@ -83,39 +85,51 @@ def test_the_oracle_knows_every_column():
     }
 
 
-@pytest.mark.parametrize("spec", strategies.SPECS, ids=range(len(strategies.SPECS)))
-def test_rows_equal_the_oracle(spec):
-    @examples(100)
-    @given(strategies.logs(specs=[spec]))
-    def check(log):
-        rows, counts = build(log, [log.events])
-        # Which plays the item counts leave out is asked in a test of its own.
-        wanted = oracle.ranking_rows(oracle.prepared(log.events), log.rules, log.within)
-        assert_equal_rows(without_items(rows), without_items(wanted))
-        possible = [
-            event
-            for event in oracle.prepared(log.events)
-            if oracle.is_example(event, log.rules, log.within)
-        ]
-        assert counts.get("examples", 0) + counts.get("immature", 0) == len(possible)
-        assert counts.get("examples", 0) == len(rows)
-
-    check()
-
-
-def without_items(rows):
-    return [
-        {name: value for name, value in row.items() if not name.startswith("item_")} for row in rows
-    ]
-
-
-@examples(80)
-@given(strategies.logs(specs=[{}, {"examples": {"rows": "play"}}], mature=True))
-def test_item_counts_equal_the_oracle(log):
-    rows, _ = build(log, [log.events])
+def check_rows(log):
+    """Rows and counts of a build equal the oracle's."""
     counted = oracle.prepared(log.events)
-    wanted = oracle.ranking_rows(counted, log.rules, log.within)
-    assert_equal_rows(rows, wanted)
+    rows, counts = build(log, [log.events])
+    assert_equal_rows(rows, oracle.ranking_rows(counted, log.rules, log.within))
+    possible = [event for event in counted if oracle.is_example(event, log.rules, log.within)]
+    assert counts.get("examples", 0) + counts.get("immature", 0) == len(possible)
+    assert counts.get("examples", 0) == len(rows)
+
+
+def smallest(log, check):
+    """The log without every event that the failure of `check` does not need, or None."""
+
+    def fails(events):
+        try:
+            check(dataclasses.replace(log, events=events))
+        except AssertionError:
+            return True
+        return False
+
+    kept = log.events
+    if not fails(kept):
+        return None
+    for event in list(kept):
+        without = [other for other in kept if other is not event]
+        if fails(without):
+            kept = without
+    return dataclasses.replace(log, events=kept)
+
+
+@pytest.mark.parametrize("spec", strategies.SPECS, ids=range(len(strategies.SPECS)))
+@pytest.mark.parametrize("given_sessions", [False, True], ids=["gaps", "given"])
+def test_rows_of_long_logs_equal_the_oracle(spec, given_sessions):
+    for seed in range(LONG_LOGS):
+        log = strategies.random_log(seed, spec, given=given_sessions)
+        found = smallest(log, check_rows)
+        if found is not None:
+            print(found.rules, found.within, *found.events, sep="\n")
+            check_rows(found)
+
+
+@examples(100)
+@given(strategies.logs())
+def test_rows_equal_the_oracle(log):
+    check_rows(log)
 
 
 @examples(100)
@@ -173,16 +187,29 @@ def test_daily_equals_full(log):
     assert daily(log, cut=False) == build(log, [log.events])[0]
 
 
-@examples(120)
+@examples(60)
 @given(strategies.logs(given=False))
 def test_daily_equals_full_from_the_days_context_alone(log):
     assert daily(log, cut=True) == build(log, [log.events])[0]
 
 
-@examples(80)
+@examples(40)
 @given(strategies.logs())
 def test_daily_equals_full_from_the_days_context_alone_where_sessions_are_given(log):
     assert daily(log, cut=True) == build(log, [log.events])[0]
+
+
+@pytest.mark.parametrize("given_sessions", [False, True], ids=["gaps", "given"])
+def test_daily_equals_full_on_long_logs(given_sessions):
+    def check(log):
+        assert daily(log, cut=True) == build(log, [log.events])[0]
+
+    for seed, spec in enumerate(strategies.SPECS * 8):
+        log = strategies.random_log(seed, spec, given=given_sessions)
+        found = smallest(log, check)
+        if found is not None:
+            print(found.rules, found.within, *found.events, sep="\n")
+            check(found)
 
 
 @pytest.mark.parametrize("spec", [{}, {"sessions": {"cap_hours": 1}}], ids=["cap24h", "cap1h"])
@@ -218,7 +245,7 @@ def test_a_given_session_that_started_before_the_days_context_is_past_its_cap():
     assert daily(log, cut=True) == full
 
 
-@examples(150)
+@examples(100)
 @given(st.data())
 def test_features_do_not_see_the_present_or_the_future(data):
     check_point_in_time(data, data.draw(strategies.logs(mature=True, given=False)))
@@ -241,7 +268,8 @@ def check_point_in_time(data, log):
     other = dict(itself)
     if itself["event_type"] == "play":  # nor how its own play went
         other.update(played_ms=29_000, reason_end="fwdbtn", source_skip_level=3, skipped=True)
-    later = data.draw(strategies.later_events(log.rules, t))
+    given_ids = sorted({event["source_session_id"] for event in log.events}, key=str)
+    later = data.draw(strategies.later_events(log.rules, t, given_ids or [None]))
     changed = dataclasses.replace(log, events=[*past, other, *later])
     again = next(
         found
@@ -300,6 +328,15 @@ def test_a_skip_counts_from_its_end_on():
         row = one_row(skip, strategies.event(2, event_time=row_us, event_type="impression"))
         assert (row["session_skips"], row["user_skips_7d"]) == (skips, skips)
         assert row["session_plays"] == 1
+
+
+def test_the_window_of_play_ends_is_half_open():
+    t = strategies.FIRST_US + oracle.HOUR_US
+    row = strategies.event(2, event_time=t, event_type="impression")
+    for end_us, streams in [(-1, 0), (0, 1), (1, 1)]:
+        start_us = t - oracle.WEEK_US + end_us - 40_000_000
+        play = strategies.event(1, event_time=start_us, played_ms=40_000)
+        assert one_row(play, row)["user_streams_7d"] == streams
 
 
 @examples(30)

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from transforms import timeline
-from transforms.features.context import FeatureContext
+from transforms.features.context import FeatureContext, Occurrences
 from transforms.features.registry import Columns, Feature, feature
 from transforms.timeline import HOUR_US, BoolArray, IntArray
 
@@ -84,18 +84,16 @@ def session_so_far(context: FeatureContext) -> Columns:
     last = np.where(has_play, plays[after] - 1, 0)
     last_us = context.time_us[play_rows[last]] if len(play_rows) else context.row_time_us
 
-    # A skip is known at the end of its play. Plays end in another order than they start, but those
-    # of this session are exactly those that end at or after its start and before now, less the
-    # plays of it that are still running.
-    ends = context.play_ends
-    first_end = ends.index.count_before(context.row_user, start_us)
-    after_end = ends.index.count_before(context.row_user, context.row_time_us)
-    skips = timeline.prefix_sums(context.is_skip[ends.rows])
+    # A skip is known at the end of its play, and plays end in another order than they start.
+    is_play = context.is_play[makers]
+    rows = makers[is_play]
+    ends = Occurrences.of(sessions.start[is_play], context.end_us[rows], rows)
+    skips = ends.count(start, context.row_time_us, _SESSION_US + 1, context.is_skip)
     return {
         "session_age_ms": _nullable((context.row_time_us - start_us) // 1000, valid),
         "session_plays": _nullable(play_count, valid),
         "session_impressions": _nullable(shown[after] - shown[start], valid),
-        "session_skips": _nullable(skips[after_end] - skips[first_end], valid),
+        "session_skips": _nullable(skips, valid),
         "session_ms_since_play": _nullable(
             (context.row_time_us - last_us) // 1000, valid & has_play
         ),
