@@ -65,7 +65,7 @@ def _canonical(name: str, dtype: pl.DataType) -> pl.Expr:
 def _plain(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if dtype.is_float():
         # + 0.0 makes -0.0 a plain zero.
-    XX
+        return (column.cast(pl.Float64) * 1e9).round() / 1e9 + 0.0
     if isinstance(dtype, pl.Datetime):
         return column.dt.cast_time_unit("us").to_physical()
     if dtype.is_integer():

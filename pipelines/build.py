@@ -118,19 +118,19 @@ def _sources_that_tell(event_type: str, partitions: list[Partition]) -> set[str]
         source
         for partition in partitions
         if event_type in partition.manifest.config["event_types"]
-        for source in partition.manifest.counts.get("by_source", {})
+        for source in partition.sources
     }
 
 
-def _play_sources(spec: RankingSpec, partitions: list[Partition]) -> tuple[str, ...]:
-    """Sources whose plays are examples: those without an impression, unless the spec says."""
+def _play_sources(spec: RankingSpec, partitions: list[Partition]) -> set[str]:
+    """Sources whose plays are examples: those whose format has no impressions, unless the spec
+    says. What a format can tell does not depend on the days that are built."""
     if spec.examples.rows == "impression":
-        return ()
-    counts = [partition.manifest.counts.get("by_source", {}) for partition in partitions]
-    sources = {source for count in counts for source in count}
-    if spec.examples.rows == "auto":
-        sources -= {s for count in counts for s, kinds in count.items() if kinds.get("impression")}
-    return tuple(sorted(sources))
+        return set()
+    sources = {source for partition in partitions for source in partition.sources}
+    if spec.examples.rows == "play":
+        return sources
+    return sources - _sources_that_tell("impression", partitions)
 
 
 def _may_hold(partition: Partition, first_us: int, end_us: int, lateness_us: int) -> bool:
@@ -156,6 +156,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
     from transforms.config import load_yaml
     from transforms.datasets import ranking
     from transforms.specs import RankingSpec
+    from transforms.timeline import DAY_US
 
     if args.end_date < args.start_date:
         raise UsageError(f"--end-date: expected {args.start_date} or later, got {args.end_date}")
@@ -178,6 +179,8 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
         if _may_hold(partition, read_first_us, read_end_us, spec.lateness_us)
     ]
     wanted = _days(args.start_date, args.end_date)
+    back = -(-spec.left_context_us // DAY_US)
+    before = _days(args.start_date - _ONE_DAY * back, args.start_date - _ONE_DAY)
     covered = _covered_days(everything)
     _check_days(wanted, covered, args.allow_missing)
     known_until = complete_until(
@@ -190,7 +193,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
         first_us=first_us,
         end_us=end_us,
         watermark_us=min(read_end_us, ranking.day_start_us(known_until)),
-        play_sources=_play_sources(spec, partitions),
+        play_sources=tuple(sorted(_play_sources(spec, partitions))),
         like_sources=tuple(sorted(_sources_that_tell("like", partitions))),
         save_sources=tuple(sorted(_sources_that_tell("save", partitions))),
     )
@@ -207,6 +210,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
         "start_date": args.start_date.isoformat(),
         "end_date": args.end_date.isoformat(),
         "watermark_us": within.watermark_us,
+        "left_context_missing_days": sum(day not in covered for day in before),
         "sources": {
             "play": list(within.play_sources),
             "like": list(within.like_sources),
@@ -235,19 +239,19 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
         started_at=publish.utc_now(),
         runner=runner,
     )
-    event_paths: dict[int, list[tuple[str, int | None]]] = {}
+    event_files: dict[int, list[store.BucketFile]] = {}
     for partition in partitions:
-        max_delay_us = spec.lateness_us if partition.is_daily else None
-        for entry in partition.manifest.files_of("events"):
-            path = manifest.file_path(partition.root, partition.manifest, entry)
-            event_paths.setdefault(entry.first_bucket or 0, []).append((path, max_delay_us))
+        lateness_days = spec.labels.lateness_days if partition.is_daily else None
+        for path, entry in partition.files("events"):
+            file = store.BucketFile(path, entry, lateness_days)
+            event_files.setdefault(entry.first_bucket or 0, []).append(file)
     build_plan = building.BuildPlan(
         spec=spec,
         within=within,
         read_first_us=read_first_us,
         read_end_us=read_end_us,
-        event_paths=event_paths,
-        item_day_paths=[path for p in partitions for path in p.paths("item_day")],
+        event_files=event_files,
+        item_day_files=[file for p in partitions for file in p.files("item_day")],
         attempt_root=draft.attempt_root,
         snapshot_path=storage.join(draft.spill_root, "item_snapshots.arrow"),
     )
@@ -312,27 +316,30 @@ def build(args: argparse.Namespace, options: PipelineOptions) -> int:
         lambda pipeline: build_graph(pipeline, draft, build_plan, bucket_count),
     )
     if published is not None:
-        _warn_of_short_context(args, build_plan)
+        _note_short_context(draft)
         rows = summary_rows(published) + console.cost_rows(started)
         console.print_table(f"Published {manifest.version_root(draft.root, draft.version)}", rows)
         if published.status == "EMPTY":
-            print("warning: no example was made; the version is EMPTY", file=sys.stderr)
+            print(f"warning: the version is EMPTY: {_why_empty(published)}", file=sys.stderr)
     return 0
 
 
-def _warn_of_short_context(args: argparse.Namespace, build_plan: BuildPlan) -> None:
-    """Says on standard error if features of the first days look back beyond the store."""
-    from transforms import store
-    from transforms.timeline import DAY_US
+def _why_empty(published: Manifest) -> str:
+    counts = published.counts
+    if counts["immature"]:
+        return f"{counts['immature']:,} examples are immature; later days have to be ingested first"
+    if counts["events"]:
+        return "no event is an example of the spec; logs without impressions want `rows: play`"
+    return "there are no events in this range"
 
-    back = -((build_plan.read_first_us - build_plan.within.first_us) // DAY_US)
-    before = _days(args.start_date - _ONE_DAY * back, args.start_date - _ONE_DAY)
-    covered = _covered_days(store.partitions(args.store))
-    missing = [day for day in before if day not in covered]
+
+def _note_short_context(draft: Draft) -> None:
+    """Says on standard error if features of the first days look back beyond the store."""
+    missing = draft.config["left_context_missing_days"]
     if missing:
         print(
-            f"note: features look back to {before[0]}, but the store has no partition for "
-            f"{len(missing)} of those {len(before)} days",
+            f"note: the store has no partition for {missing} of the days before the range that "
+            "features look back to; they count what there is",
             file=sys.stderr,
         )
 

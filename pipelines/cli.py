@@ -1,6 +1,7 @@
 """What every job's command line shares: options, the runner, and one line for a user's mistake.
 
-Nothing here imports Beam before a job really starts, so that `--help` and a typo answer at once.
+Nothing here imports Beam before a job starts or a Beam option has to be checked, so that `--help`
+and most mistakes answer at once.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ def closest(name: str, known: list[str]) -> str | None:
 def iso_date(text: str) -> datetime.date:
     """argparse type: a day as YYYY-MM-DD."""
     try:
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+            raise ValueError
         return datetime.date.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a day as YYYY-MM-DD, got {text!r}") from None
@@ -108,13 +111,15 @@ def parse(parser: Parser, argv: list[str] | None) -> tuple[argparse.Namespace, l
         quiet_imports()
         from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
-        beam_parser = _BeamArgumentParser(allow_abbrev=False, add_help=False)
+        class _Quiet(_BeamArgumentParser):
+            def error(self, message: str) -> NoReturn:
+                raise UsageError(f"{message} (an option of Beam)")
+
+        beam_parser = _Quiet(allow_abbrev=False, add_help=False)
         for options_class in PipelineOptions.__subclasses__():
             options_class._add_argparse_args(beam_parser)
-        try:
-            _, unknown = beam_parser.parse_known_args(rest)
-        except SystemExit:
-            raise UsageError(f"cannot read the Beam options {' '.join(rest)}") from None
+        beam_args, unknown = beam_parser.parse_known_args(rest)
+        _check_runner(beam_args.runner)
         if unknown:
             known = parser.option_names() + list(beam_parser._option_string_actions)
             name = unknown[0].split("=", 1)[0]
@@ -122,6 +127,17 @@ def parse(parser: Parser, argv: list[str] | None) -> tuple[argparse.Namespace, l
             hint = f"; did you mean {close}?" if close else ""
             raise UsageError(f"unknown option {name}{hint} (see `{parser.prog} --help`)")
     return args, rest
+
+
+def _check_runner(name: str | None) -> None:
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    known = [runner.rsplit(".", 1)[-1] for runner in StandardOptions.ALL_KNOWN_RUNNERS]
+    if name is None or "." in name or name.lower() in (runner.lower() for runner in known):
+        return
+    close = closest(name, known)
+    hint = f"; did you mean {close}?" if close else f"; expected one of {', '.join(known)}"
+    raise UsageError(f"--runner: unknown runner {name!r}{hint}")
 
 
 def quiet_imports() -> None:
@@ -207,7 +223,8 @@ def attempt(draft: Draft, keep: tuple[str, ...] = ()) -> Iterator[None]:
             for name in storage.list_folder(draft.attempt_root):
                 if name not in keep:
                     storage.delete_tree(storage.join(draft.attempt_root, name))
-        for folder in (manifest.version_root(draft.root, draft.version), draft.root):
+        version = manifest.version_root(draft.root, draft.version)
+        for folder in (draft.attempt_root, version, draft.root):
             storage.delete_if_empty(folder)
         raise
 
@@ -238,8 +255,13 @@ def run_and_publish(
     where = manifest.version_root(draft.root, draft.version)
     done = manifest.load(draft.root, draft.version)
     if done is not None:
-        manifest.set_current(draft.root, done)
+        current = manifest.load_current(draft.root)
+        if current is None:  # a run that died between the commit and the pointer
+            current = done
+            manifest.set_current(draft.root, done)
         print(f"{where} is already published from this input; nothing to do")
+        if current.version != done.version:
+            print(f"note: the current version is a later one, {current.version}")
         return None
     with attempt(draft, keep), console.show_progress(stages, is_local(options)):
         pipeline = make_pipeline(options)
@@ -258,7 +280,7 @@ def user_error(error: BaseException) -> PlayheadError | None:
     while seen is not None:
         if isinstance(seen, PlayheadError):
             return seen
-        seen = seen.__cause__ or seen.__context__
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     # Worker processes send their traceback as text.
     found = _REMOTE_ERROR.search(str(error))
     if found:
@@ -296,6 +318,11 @@ def main(prog: str, run: Callable[[list[str] | None], int], argv: list[str] | No
         known = user_error(error)
         if known is None and "KeyboardInterrupt" in str(error):  # as the local runner wraps it
             return _interrupted(prog)
+        if isinstance(error, OSError) and error.errno and known is None:
+            where = f"{error.filename}: " if error.filename else ""
+            reason = _STEP_NOTE.sub("", error.strerror or str(error))
+            print(f"{prog}: {where}{reason}; nothing was published", file=sys.stderr)
+            return 1
         if known is None:
             traceback.print_exc()
             print(f"{prog}: this is a bug of Playhead; please report the above", file=sys.stderr)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import pathlib
 import secrets
 import sys
@@ -119,8 +120,24 @@ def _list_inputs(patterns: list[str]) -> list[tuple[str, int]]:
                 f"--input: no file matches {pattern!r} (quote the pattern; a missing day is not "
                 "an empty day)"
             )
-        listed.update(found)
+        listed.update((_plain(path), size) for path, size in found)
     return sorted(listed.items())
+
+
+def _plain(path: str) -> str:
+    """One spelling of a local path, so that two patterns do not name one file twice."""
+    from transforms import storage
+
+    return os.path.normpath(path) if storage.is_local(path) else path
+
+
+def _checksum(path: str) -> str:
+    from transforms import storage
+
+    try:
+        return storage.checksum(path)
+    except OSError as error:
+        raise UsageError(f"--input: cannot read {path}: {error.strerror or error}") from None
 
 
 def format_digest(name: str) -> str | None:
@@ -136,13 +153,13 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, IngestPlan]:
       UsageError: for options that do not fit each other, the files or the store.
     """
     from schemas import forms
-    from transforms import events, ingestion, manifest, pseudonyms, publish, storage, store
+    from transforms import events, ingestion, manifest, pseudonyms, publish, store
     from transforms.adapters import get_adapter
 
     adapter = get_adapter(args.format)
     inputs = _list_inputs(args.input)
     key_id = pseudonyms.key_id(pseudonyms.read_key(args.user_key)) if args.user_key else None
-    store_config = store.create_or_check(args.store, args.buckets, key_id)
+    store_config = store.plan_config(args.store, args.buckets, key_id)
     rules = events.ValidityRules(
         day=args.date, one_day_only=adapter.arrival_known and not args.all_days
     )
@@ -153,19 +170,21 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, IngestPlan]:
         "event_types": list(adapter.event_types),
         "date": args.date.isoformat(),
         "one_day_only": rules.one_day_only,
-        "max_quarantine": args.max_quarantine,
         "max_user_events_per_day": bucket.max_user_events_per_day,
         "near_duplicate_ms": bucket.near_duplicate_ms,
         "store": store_config.model_dump(),
     }
     entries = tuple(
-        manifest.InputFileEntry(path=path, bytes=size, crc32c=storage.crc32c(path))
+        manifest.InputFileEntry(path=path, bytes=size, checksum=_checksum(path))
         for path, size in inputs
     )
-    # A file's folder does not decide data, its bytes do.
-    contents = sorted((entry.crc32c, entry.bytes) for entry in entries)
     fingerprint = manifest.fingerprint(
-        {"job": "ingest", "config": config, "inputs": contents, "code": __version__}
+        {
+            "job": "ingest",
+            "config": config,
+            "inputs": [entry.model_dump() for entry in entries],
+            "code": __version__,
+        }
     )
     draft = publish.Draft(
         root=store.partition_root(args.store, args.date),
@@ -183,9 +202,10 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, IngestPlan]:
         attempt=f"attempt-{secrets.token_hex(6)}",
         started_at=publish.utc_now(),
         runner=runner,
+        companion=store.config_file(args.store, store_config),
     )
     ingest_plan = ingestion.IngestPlan(
-        paths=tuple(inputs),
+        paths=tuple((entry.path, entry.bytes, entry.checksum) for entry in entries),
         adapt=ingestion.AdaptConfig(adapter, rules, store_config.hash_seed, args.user_key),
         bucket=bucket,
         bucket_count=store_config.bucket_count,
@@ -208,7 +228,7 @@ def build_graph(pipeline: Any, draft: Draft, ingest_plan: IngestPlan, shuffle: s
     root = draft.attempt_root
     read = (
         pipeline
-        | "ListFiles" >> beam.Create(ingest_plan.paths).with_output_types(tuple[str, int])
+        | "ListFiles" >> beam.Create(ingest_plan.paths).with_output_types(tuple[str, int, str])
         | "ReadEvents" >> ingestion.ReadEvents(ingest_plan.adapt)
     )
     written = (
@@ -277,7 +297,7 @@ def ingest(args: argparse.Namespace, options: PipelineOptions) -> int:
 
     draft, ingest_plan = plan(args, cli.runner_name(options))
     totals = {
-        "read": float(sum(size for _, size in ingest_plan.paths)),
+        "read": float(sum(size for _, size, _ in ingest_plan.paths)),
         "store": float(ingest_plan.bucket_count),
     }
     published = cli.run_and_publish(

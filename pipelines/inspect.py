@@ -11,6 +11,7 @@ Only what the manifest lists is opened.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,7 @@ def _print_store(path: str) -> None:
 def _print_version(root: str, found: Manifest, args: argparse.Namespace) -> None:
     import polars as pl
 
-    from transforms import manifest, storage
+    from transforms import manifest
 
     wanted = args.columns.split(",") if args.columns else None
     names = [column.name for column in found.columns]
@@ -126,8 +127,9 @@ def _print_version(root: str, found: Manifest, args: argparse.Namespace) -> None
     data = [entry for entry in found.files if entry.role not in _SIDE_ROLES and entry.rows]
     if data:
         print(f"\nrows of {data[0].path}")
-        with storage.open_read(manifest.file_path(root, found, data[0])) as stream:
-            table = pl.read_parquet(stream, n_rows=args.rows, columns=wanted)
+        path = manifest.file_path(root, found, data[0])
+        bytes_read = io.BytesIO(manifest.read_verified(path, data[0]))
+        table = pl.read_parquet(bytes_read, n_rows=args.rows, columns=wanted)
         for number, row in enumerate(table.iter_rows(named=True)):
             if number:
                 print()

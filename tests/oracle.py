@@ -198,34 +198,32 @@ def end_of(event, cap_us):
 def sessions(events, gap_us, cap_us):
     """Key of each play and impression -> (first event of its session, past the cap).
 
-    A session that the source gives ends where the user's next event has another one or none; the
-    rule of the gap is for events without one after an event without one.
+    Events of a user to which the source gives the same session are one, until two of them in a row
+    are more than the cap apart; the rule of the gap is among the events without a given session.
     """
+    makers = [event for event in events if event["event_type"] in ("play", "impression")]
     result = {}
-    for user in {event["user_id"] for event in events}:
+    for user, given in {(event["user_id"], event["source_session_id"]) for event in makers}:
         mine = sorted(
             (
                 event
-                for event in events
-                if event["user_id"] == user and event["event_type"] in ("play", "impression")
+                for event in makers
+                if event["user_id"] == user and event["source_session_id"] == given
             ),
             key=store_order,
         )
         first = None
         for i, event in enumerate(mine):
-            before = mine[i - 1] if i else None
-            given = event["source_session_id"]
-            if before is None or given != before["source_session_id"]:
+            t = event["event_time"]
+            if i == 0:
                 starts = True
             elif given is not None:
-                starts = False
+                starts = t - mine[i - 1]["event_time"] > cap_us
             else:
-                starts = all(
-                    event["event_time"] - end_of(past, cap_us) >= gap_us for past in mine[:i]
-                )
+                starts = all(t - end_of(past, cap_us) >= gap_us for past in mine[:i])
             if starts:
                 first = event
-            result[key(event)] = first, event["event_time"] - first["event_time"] > cap_us
+            result[key(event)] = first, t - first["event_time"] > cap_us
     return result
 
 
@@ -267,7 +265,7 @@ def is_skipped(play, skip_below_ms):
         return play["played_ms"] < skip_below_ms and play["reason_end"] not in NOT_A_SKIP
     if play["source_skip_level"] is not None:
         return play["source_skip_level"] in (2, 3)
-    return False if play["reason_end"] in NOT_A_SKIP else None  # how long does not matter then
+    return None
 
 
 def is_streamed(play):

@@ -24,6 +24,7 @@ from transforms.datasets import ranking
 from transforms.features import item
 from transforms.manifest import FileEntry
 from transforms.specs import RankingSpec
+from transforms.store import BucketFile
 from transforms.tables import typed
 
 COUNTS = "counts"
@@ -59,9 +60,8 @@ class BuildPlan:
       spec: of the dataset.
       within: range and watermark.
       read_first_us, read_end_us: range of event_time that is read.
-      event_paths: for each bucket the files of all partitions, in partition order, each with the
-        longest delay of its events that counts (see `store.read_events`).
-      item_day_paths: item counts of the partitions.
+      event_files: for each bucket the files of all partitions, in partition order.
+      item_day_files: (path, entry) of the item counts of the partitions.
       attempt_root: where to write.
       snapshot_path: where the item snapshots go.
     """
@@ -70,18 +70,15 @@ class BuildPlan:
     within: ranking.BuildRange
     read_first_us: int
     read_end_us: int
-    event_paths: dict[int, list[tuple[str, int | None]]]
-    item_day_paths: list[str]
+    event_files: dict[int, list[BucketFile]]
+    item_day_files: list[tuple[str, FileEntry]]
     attempt_root: str
     snapshot_path: str
 
 
 def write_snapshots(plan: BuildPlan) -> str:
     """Computes the item snapshots of the range's days and writes them as one Arrow file."""
-    tables = []
-    for path in plan.item_day_paths:
-        with storage.open_read(path) as stream:
-            tables.append(pl.read_parquet(stream))
+    tables = [store.read_table(path, entry) for path, entry in plan.item_day_files]
     counts = pl.concat(tables) if tables else pl.DataFrame(schema=store.ITEM_DAY_SCHEMA)
     first, last = _day_of(plan.within.first_us), _day_of(plan.within.end_us - 1)
     snapshots = item.snapshots(counts, first, last)
@@ -109,12 +106,12 @@ def build_shard(
 ) -> tuple[pl.DataFrame, Counts]:
     """All rows of a shard in their order, and the summed counts of its buckets."""
     tables: list[pl.DataFrame] = []
-    counts: list[Counts] = []
+    counts: list[Counts] = [ranking.no_counts()]
     for bucket in range(shard.first_bucket, shard.last_bucket + 1):
         parts = []
-        for path, max_delay_us in plan.event_paths.get(bucket, []):
+        for file in plan.event_files.get(bucket, []):
             part, late = store.read_events(
-                path, ranking.READ_COLUMNS, plan.read_first_us, plan.read_end_us, max_delay_us
+                file, ranking.READ_COLUMNS, plan.read_first_us, plan.read_end_us
             )
             counts.append({"late": late})
             if part.height:

@@ -109,6 +109,13 @@ def adapt_table(
     return Adapted(kept, rejected, counts)
 
 
+def _checksum(path: str) -> str:
+    try:
+        return storage.checksum(path)
+    except FileNotFoundError:
+        raise InputFileError(path, "is gone since this run began") from None
+
+
 class _ReadEventsFn(beam.DoFn):
     def __init__(self, config: AdaptConfig) -> None:
         self._config = config
@@ -121,11 +128,13 @@ class _ReadEventsFn(beam.DoFn):
         if self._config.user_key is not None:
             self._key = pseudonyms.read_key(self._config.user_key)
 
-    def process(self, element: tuple[str, int]) -> Iterator[Any]:
-        path, size = element
+    def process(self, element: tuple[str, int, str]) -> Iterator[Any]:
+        path, size, checksum = element
         file = InputFile(path, functools.partial(storage.open_read, path))
         position, started = 0, time.monotonic()
         try:
+            if _checksum(path) != checksum:
+                raise InputFileError(path, "was changed since this run began; run it again")
             for raw in self._config.adapter.read(file):
                 adapted = adapt_table(raw.rows, raw.rejects, self._config, self._key)
                 rows = adapted.counts["read"]
@@ -140,6 +149,10 @@ class _ReadEventsFn(beam.DoFn):
                 progress.advance("read", rows)
         except InputFileError as error:
             yield beam.pvalue.TaggedOutput(FILE_ERRORS, str(error))
+        except OSError as error:
+            if not storage.is_local(path):
+                raise  # object stores fail for a moment; the runner tries again
+            yield beam.pvalue.TaggedOutput(FILE_ERRORS, f"{path}: {error.strerror or error}")
         self._read_msec.inc(int((time.monotonic() - started) * 1000))
         progress.advance("read", 0, size)
         yield beam.pvalue.TaggedOutput(REPORTS, json.dumps({"files": 1}))
@@ -147,7 +160,7 @@ class _ReadEventsFn(beam.DoFn):
 
 @dataclasses.dataclass
 class ReadEvents(beam.PTransform):
-    """PCollection of (path, bytes) -> a dict of PCollections.
+    """PCollection of (path, bytes, checksum) -> a dict of PCollections.
 
     `tables`: (path, position, table of EVENT_COLUMNS and USER_HASH); `rejected`: (path, table of
     OFFSET and REJECT_REASON); `counts`: JSON; `file_errors`: text, one for each file that could not
@@ -156,7 +169,7 @@ class ReadEvents(beam.PTransform):
 
     config: AdaptConfig
 
-    def expand(self, paths: beam.PCollection[tuple[str, int]]) -> dict[str, beam.PCollection]:
+    def expand(self, paths: beam.PCollection[tuple[str, int, str]]) -> dict[str, beam.PCollection]:
         outputs = (
             paths
             # Files are spread anew over workers: the step before made all of them in one place.
@@ -208,13 +221,13 @@ class IngestPlan:
     """What an ingest reads and how, decided before the pipeline exists.
 
     Attributes:
-      paths: (path, bytes) of every input file.
+      paths: (path, bytes, checksum) of every input file.
       adapt, bucket: rules of the two stages.
       bucket_count: of the store.
       max_quarantine: see `IngestGate`.
     """
 
-    paths: tuple[tuple[str, int], ...]
+    paths: tuple[tuple[str, int, str], ...]
     adapt: AdaptConfig
     bucket: BucketConfig
     bucket_count: int

@@ -47,9 +47,9 @@ def is_skipped(skip_below_ms: int) -> pl.Expr:
     (MSSD), levels 2 and 3 are skips. Plays stamped at sync time (`time_quality = sync`) are never
     judged.
     """
-    by_time = (pl.col("played_ms") < skip_below_ms) & ~pl.col("reason_end").is_in(
-        list(NOT_A_SKIP)
-    ).fill_null(value=False)
+    by_itself = pl.col("reason_end").is_in(list(NOT_A_SKIP)).fill_null(value=False)
+    cut = (pl.col("played_ms") < skip_below_ms) & ~by_itself
+    by_time = pl.when(pl.col("played_ms").is_not_null()).then(cut)
     by_level = pl.col("source_skip_level") >= 2
     return pl.when(pl.col("time_quality") != "sync").then(pl.coalesce(by_time, by_level))
 

@@ -21,27 +21,33 @@ import pydantic
 
 from transforms import storage
 from transforms.config import StrictModel
-from transforms.errors import DataRefusedError, UsageError
+from transforms.errors import DataRefusedError
 
 MANIFEST_NAME = "manifest.json"
 POINTER_NAME = "CURRENT.json"
 
 # What a path in a manifest may look like, so that a forged one cannot leave its folder.
-_SAFE_PART = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._=-]{0,199}$")
+_SAFE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]{0,199}")
 
 
 def _check_relative(path: str) -> str:
-    if not all(_SAFE_PART.match(part) for part in path.split("/")):
+    if not all(_SAFE_PART.fullmatch(part) for part in path.split("/")):
         raise ValueError(f"expected a plain relative path, got {path!r}")
     return path
 
 
+def _check_part(name: str) -> str:
+    if not _SAFE_PART.fullmatch(name):
+        raise ValueError(f"expected the name of a folder, got {name!r}")
+    return name
+
+
 class InputFileEntry(StrictModel):
-    """A raw file that was read: its path, size in bytes and hex CRC-32C."""
+    """A raw file that was read: its path, size in bytes and `storage.checksum`."""
 
     path: str
     bytes: int
-    crc32c: str
+    checksum: str
 
 
 class InputVersionEntry(StrictModel):
@@ -98,6 +104,11 @@ class RunInfo(StrictModel):
     finished_at: str
     runner: str
 
+    @pydantic.field_validator("attempt")
+    @classmethod
+    def _attempt_is_plain(cls, value: str) -> str:
+        return _check_part(value)
+
 
 class Manifest(StrictModel):
     """Everything about one version.
@@ -135,7 +146,7 @@ class Manifest(StrictModel):
     @pydantic.field_validator("version")
     @classmethod
     def _version_is_plain(cls, value: str) -> str:
-        return _check_relative(value)
+        return _check_part(value)
 
     def to_json(self) -> bytes:
         return (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode()
@@ -159,7 +170,7 @@ class Pointer(StrictModel):
     @pydantic.field_validator("version")
     @classmethod
     def _version_is_plain(cls, value: str) -> str:
-        return _check_relative(value)
+        return _check_part(value)
 
 
 def fingerprint(parts: dict[str, Any]) -> str:
@@ -182,12 +193,15 @@ def load(root: str, version: str) -> Manifest | None:
     """The manifest of a committed version, or None if it is not committed.
 
     Raises:
-      DataRefusedError: if the file is there but is not a manifest.
+      DataRefusedError: if the file is there but is not the manifest of this version.
     """
     path = storage.join(root, version, MANIFEST_NAME)
     if not storage.exists(path):
         return None
-    return _parse(path, Manifest)
+    found: Manifest = _parse(path, Manifest)
+    if found.version != version:
+        raise DataRefusedError(f"{path}: is the manifest of another version, {found.version}")
+    return found
 
 
 def load_current(root: str) -> Manifest | None:
@@ -259,9 +273,19 @@ def file_path(root: str, manifest: Manifest, entry: FileEntry) -> str:
     return storage.join(root, manifest.version, manifest.run.attempt, entry.path)
 
 
-def require_current(root: str, what: str) -> Manifest:
-    """`load_current`, or a one-line error that says what is missing."""
-    manifest = load_current(root)
-    if manifest is None:
-        raise UsageError(f"{root}: nothing is published here; expected {what}")
-    return manifest
+def read_verified(path: str, entry: FileEntry) -> bytes:
+    """All bytes of a file of a version, if they are those that were published.
+
+    Raises:
+      DataRefusedError: naming the file, if it is gone, cut, or changed.
+    """
+    try:
+        data = storage.read_bytes(path)
+    except FileNotFoundError:
+        raise DataRefusedError(f"{path}: is listed in the manifest, but is not there") from None
+    if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise DataRefusedError(
+            f"{path}: was changed after it was published (expected {entry.bytes} bytes with "
+            f"SHA-256 {entry.sha256[:12]}..., got {len(data)} others)"
+        )
+    return data

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import os
 import pathlib
+import re
 
 import polars as pl
 
@@ -21,6 +22,7 @@ from transforms.errors import UsageError
 _USER_DOMAIN = b"playhead/user/"
 _KEY_ID_DOMAIN = b"playhead/key-id/"
 MIN_KEY_BYTES = 32
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
 
 def read_key(reference: str) -> bytes:
@@ -35,19 +37,20 @@ def read_key(reference: str) -> bytes:
         was given if it could be the key itself.
     """
     kind, _, name = reference.partition(":")
-    if kind == "env" and name:
+    if kind == "env" and _VARIABLE.fullmatch(name):
         value = os.environ.get(name)
         if value is None:
             raise UsageError(f"--user-key: the environment variable {name} is not set")
         key = value.encode()
-    elif kind == "file" and name:
+    elif kind == "file" and name.startswith("/"):
         try:
             key = pathlib.Path(name).read_bytes().strip()
         except OSError as error:
-            raise UsageError(f"--user-key: cannot read {name}: {error.strerror}") from None
+            raise UsageError(f"--user-key: cannot read the key file: {error.strerror}") from None
     else:
         raise UsageError(
-            "--user-key: expected a reference, env:NAME or file:/path, never the key itself"
+            "--user-key: expected a reference, env:NAME (upper case) or file:/path, "
+            "never the key itself"
         )
     if len(key) < MIN_KEY_BYTES:
         raise UsageError(

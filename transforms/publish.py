@@ -26,7 +26,11 @@ _SHOWN_PROBLEMS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """What is known of a version before its data are made. Field by field as in `Manifest`."""
+    """What is known of a version before its data are made. Field by field as in `Manifest`.
+
+    `companion` is a (path, text) that has to exist beside the version with just this text: it is
+    created before the first commit, and never changed.
+    """
 
     root: str
     kind: str
@@ -40,6 +44,7 @@ class Draft:
     attempt: str
     started_at: str
     runner: str
+    companion: tuple[str, str] | None = None
 
     @property
     def attempt_root(self) -> str:
@@ -115,6 +120,11 @@ class _CommitFn(beam.DoFn):
             ),
         )
         storage.delete_tree(draft.spill_root)
+        if draft.companion is not None:
+            path, text = draft.companion
+            created = storage.create_if_absent(path, text.encode())
+            if not created and storage.read_bytes(path).decode() != text:
+                raise DataRefusedError(f"{path}: another run made it with other settings meanwhile")
         winner = manifest.commit(draft.root, ours)
         if winner.run.attempt != draft.attempt:
             storage.delete_tree(draft.attempt_root)

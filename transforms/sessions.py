@@ -7,9 +7,9 @@ impression that was shown, within the gap before it: that is, if
 `event_time + played_ms` (at most the cap later; at once where played_ms is unknown), the end of an
 impression its event_time. Exactly the gap apart starts a new session.
 
-Where the source gives sessions (MSSD), they are taken as they are: an event whose
-`source_session_id` differs from that of the user's event before it starts a session, an event with
-the same one never does.
+Where the source gives sessions (MSSD), a user's events with the same `source_session_id` are one
+session, whatever lies between them, until two of them are more than the cap apart; they take no
+part in the gap rule of other events.
 
 A session's owner is the UTC day of its start; its id is a hash of the user, the first event's id
 and the rule version. A chain longer than the cap is not split: its events more than the cap after
@@ -41,7 +41,8 @@ class SessionRule:
     @property
     def left_context_us(self) -> int:
         """How far before an event its session can depend on: a start up to the cap before it, and
-        a play up to the cap long that ends within the gap before that start."""
+        a play up to the cap long that ends within the gap before that start (for given sessions,
+        an event up to the cap before it)."""
         return 2 * self.cap_us + self.gap_us
 
 
@@ -65,7 +66,7 @@ def sessionize(
 
     Args:
       user: non-decreasing user codes from 0.
-      time_us: event_time.
+      time_us: event_time, non-decreasing within a user.
       end_us: end of the event, >= time_us.
       given: code of the session that the source gives, -1 where it gives none.
       rule: gap and cap.
@@ -73,12 +74,20 @@ def sessionize(
     n = len(user)
     if n == 0:
         return Sessions(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool))
-    ends = running_max(user, np.minimum(end_us, time_us + rule.cap_us))
+    # One lane a user for the gap rule, and one for each session that the source gives.
+    lane, order = user, np.arange(n, dtype=np.int64)
+    if (given >= 0).any():
+        width = int(given.max()) + 2
+        order = np.argsort(user * width + given + 1, kind="stable")
+        lane = np.unique((user * width + given + 1)[order], return_inverse=True)[1]
+    time, is_given = time_us[order], given[order] >= 0
+    ends = running_max(lane, np.minimum(end_us, time_us + rule.cap_us)[order])
+    by_gap = time[1:] - ends[:-1] >= rule.gap_us
+    by_cap = time[1:] - time[:-1] > rule.cap_us
     starts = np.ones(n, dtype=bool)
-    by_gap = time_us[1:] - ends[:-1] >= rule.gap_us
-    same = given[1:] == given[:-1]
-    starts[1:] = (user[1:] != user[:-1]) | np.where(given[1:] < 0, by_gap | ~same, ~same)
-    start = np.maximum.accumulate(np.where(starts, np.arange(n, dtype=np.int64), 0))
+    starts[1:] = (lane[1:] != lane[:-1]) | np.where(is_given[1:], by_cap, by_gap)
+    start = np.empty(n, dtype=np.int64)
+    start[order] = order[np.maximum.accumulate(np.where(starts, np.arange(n), 0))]
     return Sessions(start, time_us - time_us[start] > rule.cap_us)
 
 

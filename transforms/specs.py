@@ -160,9 +160,11 @@ class RankingSpec(StrictModel):
 
     @property
     def left_context_us(self) -> int:
-        """How far before a day its build reads."""
+        """How far before a day its build reads: a play that ended within a feature's window may
+        have started up to the longest play before it."""
         windows = [FEATURES[name].feature.window_us for name in self.features]
-        return max([self.sessions.rule.left_context_us, *windows])
+        rule = self.sessions.rule
+        return max(rule.left_context_us, max(windows, default=0) + rule.cap_us)
 
     @property
     def right_context_us(self) -> int:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import posixpath
 import secrets
+import shutil
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
@@ -110,10 +111,15 @@ def replace(path: str, data: bytes) -> None:
 def _write_synced_sibling(path: str, data: bytes) -> str:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = f"{path}.{secrets.token_hex(4)}.tmp"
-    with open(temporary, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
     return temporary
 
 
@@ -127,10 +133,12 @@ def _sync_folder(path: str) -> None:
 
 def delete_tree(path: str) -> None:
     """Deletes a folder and all below it; a missing one is fine."""
+    if is_local(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
     from apache_beam.io.filesystems import FileSystems
 
-    if exists(path) or not is_local(path):
-        FileSystems.delete([path if is_local(path) else path.rstrip("/") + "/"])
+    FileSystems.delete([path.rstrip("/") + "/"])
 
 
 def delete_if_empty(path: str) -> None:
@@ -143,8 +151,11 @@ def delete_if_empty(path: str) -> None:
 def list_files(pattern: str) -> list[tuple[str, int]]:
     """(path, size in bytes) of every file that matches a pattern, sorted by path.
 
-    For raw input only: what Playhead publishes is read from manifests, never by a pattern.
+    A local file whose name looks like a pattern is that file. For raw input only: what Playhead
+    publishes is read from manifests, never by a pattern.
     """
+    if is_local(pattern) and os.path.isfile(pattern):
+        return [(pattern, os.path.getsize(pattern))]
     from apache_beam.io.filesystems import FileSystems
 
     (match,) = FileSystems.match([pattern])
@@ -179,8 +190,13 @@ def sha256(path: str) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def crc32c(path: str) -> str:
-    """Hex CRC-32C of a file: what object stores keep, and cheap enough for every input file."""
+def checksum(path: str) -> str:
+    """What tells one content of an input file from another: hex CRC-32C of a local file, the
+    checksum that an object store keeps for the others, which costs no reading."""
+    if not is_local(path):
+        from apache_beam.io.filesystems import FileSystems
+
+        return str(FileSystems.checksum(path))
     import google_crc32c
 
     value = 0

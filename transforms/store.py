@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import io
 import json
 from typing import Literal
 
@@ -25,7 +26,8 @@ from transforms.buckets import MAX_BUCKETS, check_bucket_count
 from transforms.config import StrictModel
 from transforms.errors import DataRefusedError, UsageError
 from transforms.events import NEAR_DUPLICATE
-from transforms.manifest import Manifest
+from transforms.manifest import FileEntry, Manifest
+from transforms.timeline import DAY_US
 
 DEFAULT_BUCKETS = 32
 STORE_FILE = "store.json"
@@ -94,15 +96,17 @@ def require_config(store: str) -> StoreConfig:
     return config
 
 
-def create_or_check(store: str, buckets: int | None, user_key_id: str | None) -> StoreConfig:
-    """Creates the store at the first ingest; later, refuses options that contradict it."""
+def config_file(store: str, config: StoreConfig) -> tuple[str, str]:
+    """Path and text of the file that makes a folder a store; written with the first partition."""
+    text = json.dumps(config.model_dump(), indent=1, sort_keys=True) + "\n"
+    return storage.join(store, STORE_FILE), text
+
+
+def plan_config(store: str, buckets: int | None, user_key_id: str | None) -> StoreConfig:
+    """The store's configuration, or that of a store to be; refuses options that contradict it."""
     config = load_config(store)
     if config is None:
-        wanted = StoreConfig(bucket_count=buckets or DEFAULT_BUCKETS, user_key_id=user_key_id)
-        data = json.dumps(wanted.model_dump(), indent=1, sort_keys=True).encode()
-        if storage.create_if_absent(storage.join(store, STORE_FILE), data):
-            return wanted
-        config = require_config(store)  # another first ingest was quicker
+        return StoreConfig(bucket_count=buckets or DEFAULT_BUCKETS, user_key_id=user_key_id)
     if buckets is not None and buckets != config.bucket_count:
         raise UsageError(
             f"--buckets: the store at {store} has {config.bucket_count}, got {buckets}; "
@@ -174,17 +178,15 @@ class Partition:
             return None
         return datetime.date.fromisoformat(min(days)), datetime.date.fromisoformat(max(days))
 
-    def paths(self, role: str) -> list[str]:
-        """Full paths of its files of a role."""
-        files = self.manifest.files_of(role)
-        return [manifest.file_path(self.root, self.manifest, entry) for entry in files]
+    @property
+    def sources(self) -> set[str]:
+        """Sources of its events."""
+        return set(self.manifest.counts.get("by_source", {}))
 
-    def bucket_path(self, bucket: int) -> str | None:
-        """Full path of a bucket's events; None if the bucket has none."""
-        for entry in self.manifest.files_of("events"):
-            if entry.first_bucket == bucket:
-                return manifest.file_path(self.root, self.manifest, entry)
-        return None
+    def files(self, role: str) -> list[tuple[str, FileEntry]]:
+        """(full path, entry) of its files of a role."""
+        entries = self.manifest.files_of(role)
+        return [(manifest.file_path(self.root, self.manifest, entry), entry) for entry in entries]
 
 
 def partitions(store: str) -> list[Partition]:
@@ -198,27 +200,45 @@ def partitions(store: str) -> list[Partition]:
     return found
 
 
+@dataclasses.dataclass(frozen=True)
+class BucketFile:
+    """A published file of events: where it is, what the manifest says of it, and how late an event
+    of it may have arrived to count (None: however late, for imports)."""
+
+    path: str
+    entry: FileEntry
+    lateness_days: int | None
+
+
+def read_table(path: str, entry: FileEntry, columns: list[str] | None = None) -> pl.DataFrame:
+    """Some columns of a published Parquet file, after checking its bytes."""
+    return pl.read_parquet(io.BytesIO(manifest.read_verified(path, entry)), columns=columns)
+
+
 def read_events(
-    path: str, columns: list[str], first_us: int, end_us: int, max_delay_us: int | None
+    file: BucketFile, columns: list[str], first_us: int, end_us: int
 ) -> tuple[pl.DataFrame, int]:
     """Some columns of a bucket's events with event_time in [first, end).
 
     Args:
-      path: of the bucket's file.
+      file: of the bucket. Events received on a later day than its `lateness_days` after the day
+        they happened on are left out, so that what a day's build sees does not depend on how long
+        after the day it runs.
       columns: to read; event_time and received_time are among them.
       first_us, end_us: UTC microseconds.
-      max_delay_us: events that were received later than this after they happened are left out, so
-        that what a day's build sees does not depend on how long after the day it runs. None for
-        imports that stand for all their days.
 
     Returns:
       The table in store order, and how many events were left out as late.
+
+    Raises:
+      DataRefusedError: if the file is not the one that was published.
     """
-    with storage.open_read(path) as stream:
-        table = pl.read_parquet(stream, columns=columns)
+    table = read_table(file.path, file.entry, columns)
     event, received = (pl.col(name).to_physical() for name in ("event_time", "received_time"))
     inside = (event >= first_us) & (event < end_us)
-    late = pl.lit(value=False) if max_delay_us is None else received - event > max_delay_us
+    late = pl.lit(value=False)
+    if file.lateness_days is not None:
+        late = received // DAY_US - event // DAY_US > file.lateness_days
     flags = table.select(wanted=inside & ~late, late=inside & late)
     wanted = flags["wanted"]
     kept = table if wanted.all() else table.filter(wanted)

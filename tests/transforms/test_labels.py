@@ -75,7 +75,7 @@ def test_completion(played_ms, duration_ms, cap, share):
         ({"played_ms": 90_000, "reason_end": "trackdone", "time_quality": "sync"}, None),
         ({"played_ms": None, "reason_end": "fwdbtn"}, None),
         ({"played_ms": None, "reason_end": None}, None),
-        ({"played_ms": None, "reason_end": "trackdone"}, False),
+        ({"played_ms": None, "reason_end": "trackdone"}, None),
         ({"played_ms": None, "reason_end": "fwdbtn", "source_skip_level": 0}, False),
         ({"played_ms": None, "reason_end": "fwdbtn", "source_skip_level": 1}, False),
         ({"played_ms": None, "reason_end": "fwdbtn", "source_skip_level": 2}, True),

@@ -97,8 +97,22 @@ def test_given_sessions_are_taken_as_they_are():
     assert starts(rows)[0] == [0, 0, 2, 2]
 
 
-def test_a_given_session_that_comes_back_is_another_one():
-    assert starts([(0, 0, 0, 1), (0, 1, 1, 2), (0, 2, 2, 1)])[0] == [0, 1, 2]
+def test_a_given_session_that_comes_back_is_the_same_one():
+    assert starts([(0, 0, 0, 1), (0, 1, 1, 2), (0, 2, 2, 1), (0, 3, 3, -1)])[0] == [0, 1, 0, 3]
+
+
+def test_given_sessions_take_no_part_in_the_gap_rule():
+    rows = [(0, 0, 0, -1), (0, GAP - 1, GAP - 1, 7), (0, GAP, GAP, -1)]
+    assert starts(rows)[0] == [0, 1, 2]
+    rows = [(0, 0, 0, -1), (0, 5, 9 * HOUR, 7), (0, GAP - 1, GAP - 1, -1)]
+    assert starts(rows)[0] == [0, 1, 0]
+
+
+@pytest.mark.parametrize(("apart", "start"), [(24 * HOUR, 0), (24 * HOUR + 1, 1)])
+def test_a_given_session_ends_where_two_events_are_more_than_the_cap_apart(apart, start):
+    assert starts([(0, 0, 0, 1), (0, apart, apart, 1)]) == ([0, start], [False, False])
+    # However long the play in it was.
+    assert starts([(0, 0, 2 * HOUR, 1), (0, apart, apart, 1)])[0] == [0, start]
 
 
 def test_a_given_session_does_not_reach_into_the_next_user():

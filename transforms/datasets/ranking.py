@@ -328,6 +328,16 @@ def _label_counts(table: pl.DataFrame) -> Counts:
     }
 
 
+def no_counts() -> Counts:
+    """The counts of a bucket without events."""
+    empty = pl.DataFrame(schema={name: kind for name, (kind, _) in _LABEL_COLUMNS.items()})
+    return {
+        **dict.fromkeys(("late", "events", "duplicate_across_partitions", "near_duplicate"), 0),
+        **dict.fromkeys(("examples", "immature", "sessions", "session_overflow"), 0),
+        "labels": _label_counts(empty),
+    }
+
+
 def day_start_us(day: datetime.date) -> int:
     """UTC microseconds of a day's first instant."""
     return (day - datetime.date(1970, 1, 1)).days * timeline.DAY_US

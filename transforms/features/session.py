@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from transforms import timeline
 from transforms.features.context import FeatureContext, Occurrences
 from transforms.features.registry import Columns, Feature, feature
 from transforms.timeline import HOUR_US, BoolArray, IntArray
 
-_SESSION_US = 24 * HOUR_US  # a session's cap: how far back it can reach
+_SESSION_US = 24 * HOUR_US  # the usual cap of a session; `SessionRule` bounds what is read
+_EVER_US = 1 << 60  # a session's own events are bounded by the session
 
 
 def _nullable(values: IntArray, valid: BoolArray) -> pl.Series:
@@ -67,33 +67,27 @@ def session_so_far(context: FeatureContext) -> Columns:
     at = np.searchsorted(makers, context.rows)
     start = sessions.start[at]
     valid = ~sessions.overflow[at]
-    start_us = context.time_us[makers[start]]
-    # Events at the same instant as the example are not before it.
-    user, time_us = context.user[makers], context.time_us[makers]
-    after = timeline.SortedGroups.of(user, time_us).count_before(
-        context.row_user, context.row_time_us
-    )
-    after = np.maximum(after, start)
-    plays = timeline.prefix_sums(context.is_play[makers])
-    play_count = plays[after] - plays[start]
-    shown = timeline.prefix_sums(context.is_impression[makers])
+    begun = Occurrences.of(sessions.start, context.time_us[makers], makers)
 
-    # Index of the last play before `after`: the play that made the prefix sum what it is there.
-    play_rows = makers[context.is_play[makers]]
-    has_play = play_count > 0
-    last = np.where(has_play, plays[after] - 1, 0)
-    last_us = context.time_us[play_rows[last]] if len(play_rows) else context.row_time_us
+    is_play = context.is_play[makers]
+    plays = makers[is_play]
+    played = Occurrences.of(sessions.start[is_play], context.time_us[plays], plays)
+    first, after = played.bounds(start, context.row_time_us, _EVER_US)
+    has_play = after > first
+    last_us = played.time_us[np.where(has_play, after - 1, 0)] if len(plays) else start
 
     # A skip is known at the end of its play, and plays end in another order than they start.
-    is_play = context.is_play[makers]
-    rows = makers[is_play]
-    ends = Occurrences.of(sessions.start[is_play], context.end_us[rows], rows)
-    skips = ends.count(start, context.row_time_us, _SESSION_US + 1, context.is_skip)
+    ended = Occurrences.of(sessions.start[is_play], context.end_us[plays], plays)
+    age_us = context.row_time_us - context.time_us[makers[start]]
     return {
-        "session_age_ms": _nullable((context.row_time_us - start_us) // 1000, valid),
-        "session_plays": _nullable(play_count, valid),
-        "session_impressions": _nullable(shown[after] - shown[start], valid),
-        "session_skips": _nullable(skips, valid),
+        "session_age_ms": _nullable(age_us // 1000, valid),
+        "session_plays": _nullable(after - first, valid),
+        "session_impressions": _nullable(
+            begun.count(start, context.row_time_us, _EVER_US, context.is_impression), valid
+        ),
+        "session_skips": _nullable(
+            ended.count(start, context.row_time_us, _EVER_US, context.is_skip), valid
+        ),
         "session_ms_since_play": _nullable(
             (context.row_time_us - last_us) // 1000, valid & has_play
         ),
