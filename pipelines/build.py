@@ -123,14 +123,17 @@ def _sources_that_tell(event_type: str, partitions: list[Partition]) -> set[str]
 
 
 def _play_sources(spec: RankingSpec, partitions: list[Partition]) -> set[str]:
-    """Sources whose plays are examples: those whose format has no impressions, unless the spec
-    says. What a format can tell does not depend on the days that are built."""
+    """Sources whose plays are examples: unless the spec says, those without any impression.
+
+    Asked of the whole store, not of the days that are built, so that the builds of single days add
+    up to the build of their range.
+    """
     if spec.examples.rows == "impression":
         return set()
     sources = {source for partition in partitions for source in partition.sources}
     if spec.examples.rows == "play":
         return sources
-    return sources - _sources_that_tell("impression", partitions)
+    return sources - {s for p in partitions for s in p.sources if p.count_of(s, "impression")}
 
 
 def _may_hold(partition: Partition, first_us: int, end_us: int, lateness_us: int) -> bool:
@@ -193,9 +196,9 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
         first_us=first_us,
         end_us=end_us,
         watermark_us=min(read_end_us, ranking.day_start_us(known_until)),
-        play_sources=tuple(sorted(_play_sources(spec, partitions))),
-        like_sources=tuple(sorted(_sources_that_tell("like", partitions))),
-        save_sources=tuple(sorted(_sources_that_tell("save", partitions))),
+        play_sources=tuple(sorted(_play_sources(spec, everything))),
+        like_sources=tuple(sorted(_sources_that_tell("like", everything))),
+        save_sources=tuple(sorted(_sources_that_tell("save", everything))),
     )
     inputs = tuple(
         manifest.InputVersionEntry(

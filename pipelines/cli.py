@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import datetime
 import difflib
+import errno
 import logging
 import os
 import re
@@ -256,8 +257,8 @@ def run_and_publish(
     done = manifest.load(draft.root, draft.version)
     if done is not None:
         current = manifest.load_current(draft.root)
-        if current is None:  # a run that died between the commit and the pointer
-            current = done
+        if current is None or current.run.finished_at < done.run.finished_at:
+            current = done  # its run died between the commit and the pointer
             manifest.set_current(draft.root, done)
         print(f"{where} is already published from this input; nothing to do")
         if current.version != done.version:
@@ -274,13 +275,18 @@ def run_and_publish(
     return manifest.load(draft.root, draft.version)
 
 
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what it came from; runners wrap exceptions in others."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
 def user_error(error: BaseException) -> PlayheadError | None:
     """The user's error inside whatever a runner made of it; None if it is a bug."""
-    seen: BaseException | None = error
-    while seen is not None:
+    for seen in _chain(error):
         if isinstance(seen, PlayheadError):
             return seen
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     # Worker processes send their traceback as text.
     found = _REMOTE_ERROR.search(str(error))
     if found:
@@ -293,6 +299,13 @@ def user_error(error: BaseException) -> PlayheadError | None:
             result.exit_code = kind.exit_code
             return result
     return None
+
+
+def _file_trouble(prog: str, error: OSError) -> int:
+    """One line about a path that cannot be used (2), or a disk that is full or broken (1)."""
+    where = f"{error.filename}: " if error.filename else ""
+    print(f"{prog}: {where}{error.strerror}; nothing was published", file=sys.stderr)
+    return 1 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else 2
 
 
 def _interrupted(prog: str) -> int:
@@ -318,11 +331,9 @@ def main(prog: str, run: Callable[[list[str] | None], int], argv: list[str] | No
         known = user_error(error)
         if known is None and "KeyboardInterrupt" in str(error):  # as the local runner wraps it
             return _interrupted(prog)
-        if isinstance(error, OSError) and error.errno and known is None:
-            where = f"{error.filename}: " if error.filename else ""
-            reason = _STEP_NOTE.sub("", error.strerror or str(error))
-            print(f"{prog}: {where}{reason}; nothing was published", file=sys.stderr)
-            return 1
+        for seen in _chain(error) if known is None else ():
+            if isinstance(seen, OSError) and seen.errno:
+                return _file_trouble(prog, seen)
         if known is None:
             traceback.print_exc()
             print(f"{prog}: this is a bug of Playhead; please report the above", file=sys.stderr)

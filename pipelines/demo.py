@@ -44,6 +44,8 @@ def build_parser() -> cli.Parser:
 
 def _fresh_folder(path: pathlib.Path) -> None:
     """Empties an earlier demo's folder; refuses one that holds anything else."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"--output: {path} is a file; expected a new or empty folder")
     if path.exists() and any(path.iterdir()):
         if not (path / _MARKER).exists():
             raise UsageError(f"--output: {path} holds other files; expected a new or empty folder")

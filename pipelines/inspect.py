@@ -66,15 +66,12 @@ def _inspect(args: argparse.Namespace) -> None:
     if storage.exists(storage.join(path, store.STORE_FILE)):
         _print_store(path)
         return
-    found = None
-    root = path
+    root, found = path, None
     if storage.exists(storage.join(path, manifest.MANIFEST_NAME)):
         root, version = os.path.split(os.path.abspath(path) if storage.is_local(path) else path)
         found = manifest.load(root, version)
-    elif storage.exists(path):
-        found = manifest.load_current(root)
     if found is None:
-        raise UsageError(f"{path}: nothing is published here; expected a dataset or an event store")
+        found = manifest.require_current(root, "a dataset or an event store")
     _print_version(root, found, args)
 
 
@@ -113,7 +110,10 @@ def _print_version(root: str, found: Manifest, args: argparse.Namespace) -> None
     size = sum(entry.bytes for entry in found.files)
     print(f"{found.kind} {found.name}, version {found.version}: {found.status}")
     print(f"  {len(found.files)} files, {rows:,} rows, {size / 1e6:,.1f} MB in {root}")
-    print(f"  built by playhead {found.code_version}, {found.run.finished_at}, {found.run.runner}")
+    print(
+        f"  built by playhead {found.code_version}, {found.run.runner}, "
+        f"{found.run.finished_at[:19]}Z"
+    )
     print(f"  from {', '.join(_inputs(found))}")
     print("\nschema")
     width = max(len(name) for name in wanted or names)

@@ -21,7 +21,7 @@ import pydantic
 
 from transforms import storage
 from transforms.config import StrictModel
-from transforms.errors import DataRefusedError
+from transforms.errors import DataRefusedError, UsageError
 
 MANIFEST_NAME = "manifest.json"
 POINTER_NAME = "CURRENT.json"
@@ -271,6 +271,14 @@ def set_current(root: str, manifest: Manifest) -> None:
 def file_path(root: str, manifest: Manifest, entry: FileEntry) -> str:
     """Full path of one file of a committed version."""
     return storage.join(root, manifest.version, manifest.run.attempt, entry.path)
+
+
+def require_current(root: str, what: str) -> Manifest:
+    """`load_current`, or a one-line error that says what is missing."""
+    manifest = load_current(root)
+    if manifest is None:
+        raise UsageError(f"{root}: nothing is published here; expected {what}")
+    return manifest
 
 
 def read_verified(path: str, entry: FileEntry) -> bytes:

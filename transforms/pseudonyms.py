@@ -46,11 +46,10 @@ def read_key(reference: str) -> bytes:
         try:
             key = pathlib.Path(name).read_bytes().strip()
         except OSError as error:
-            raise UsageError(f"--user-key: cannot read the key file: {error.strerror}") from None
+            raise UsageError(f"--user-key: cannot read {name}: {error.strerror}") from None
     else:
         raise UsageError(
-            "--user-key: expected a reference, env:NAME (upper case) or file:/path, "
-            "never the key itself"
+            "--user-key: expected a reference, env:NAME or file:/path, never the key itself"
         )
     if len(key) < MIN_KEY_BYTES:
         raise UsageError(

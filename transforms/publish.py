@@ -60,7 +60,7 @@ Gate = Callable[[Counts, list[FileEntry]], list[str]]
 
 def utc_now() -> str:
     """Wall-clock time for people to read; it never decides data."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
 
 
 def check_file_errors(errors: Iterable[str], file_count: int) -> None:

@@ -33,7 +33,7 @@ class ExamplesSpec(StrictModel):
 
     Attributes:
       rows: `impression`, `play`, or `auto`: impressions, but plays for a source that has no
-        impression at all in the partitions that are read.
+        impression at all in the store.
       surfaces: only rows of these surfaces; null takes all.
     """
 
@@ -45,7 +45,7 @@ class SessionsSpec(StrictModel):
     """See `transforms.sessions`."""
 
     gap_minutes: Minutes = 30
-    cap_hours: float = pydantic.Field(24, gt=0, le=7 * 24)
+    cap_hours: float = pydantic.Field(24, ge=1, le=7 * 24)
 
     @property
     def rule(self) -> SessionRule:

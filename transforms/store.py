@@ -33,7 +33,8 @@ DEFAULT_BUCKETS = 32
 STORE_FILE = "store.json"
 
 # Counts of a track by the day it was played and the day the server knew. Near duplicates do not
-# count. A snapshot "as known at midnight before day D" is the sum over known_day < D.
+# count. A snapshot "as known at midnight before day D" is the sum over known_day < D. An event that
+# arrived again in a later partition counts in both: the counts are approximate by that much.
 ITEM_DAY_SCHEMA: dict[str, pl.DataType] = {
     "track_id": pl.String(),
     "event_day": pl.Date(),
@@ -182,6 +183,10 @@ class Partition:
     def sources(self) -> set[str]:
         """Sources of its events."""
         return set(self.manifest.counts.get("by_source", {}))
+
+    def count_of(self, source: str, event_type: str) -> int:
+        """Events of a source and type in it."""
+        return int(self.manifest.counts["by_source"][source].get(event_type, 0))
 
     def files(self, role: str) -> list[tuple[str, FileEntry]]:
         """(full path, entry) of its files of a role."""
