@@ -185,7 +185,7 @@ def test_a_pointer_cannot_lead_elsewhere(tmp_path: pathlib.Path) -> None:
     root.mkdir()
     pointer = {"version": "../other/v-1", "digest": make().digest()}
     (root / "CURRENT.json").write_text(json.dumps(pointer))
-    with pytest.raises(DataRefusedError, match="plain relative path|name of a folder"):
+    with pytest.raises(DataRefusedError, match="name of a folder"):
         manifest.load_current(str(root))
 
 
