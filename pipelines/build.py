@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import secrets
 import sys
 import time
@@ -257,6 +258,8 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
         item_day_files=[file for p in partitions for file in p.files("item_day")],
         attempt_root=draft.attempt_root,
         snapshot_path=storage.join(draft.spill_root, "item_snapshots.arrow"),
+        # Workers elsewhere run several shards at a time by themselves.
+        threads=os.cpu_count() or 1 if runner == cli.LOCAL_RUNNER else 1,
     )
     return draft, build_plan, config.bucket_count
 

@@ -6,6 +6,7 @@ worker. Only the item snapshots are shared: one small table, made first, read by
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import functools
 import json
@@ -64,6 +65,7 @@ class BuildPlan:
       item_day_files: (path, entry) of the item counts of the partitions.
       attempt_root: where to write.
       snapshot_path: where the item snapshots go.
+      threads: buckets that one worker computes at a time; each takes its memory.
     """
 
     spec: RankingSpec
@@ -74,6 +76,7 @@ class BuildPlan:
     item_day_files: list[tuple[str, FileEntry]]
     attempt_root: str
     snapshot_path: str
+    threads: int
 
 
 def write_snapshots(plan: BuildPlan) -> str:
@@ -101,29 +104,38 @@ def _load_snapshots(path: str) -> pl.DataFrame:
         return pl.read_ipc(stream)
 
 
+def build_bucket(
+    bucket: int, plan: BuildPlan, snapshots: pl.DataFrame
+) -> tuple[pl.DataFrame, Counts]:
+    """All rows of a bucket, by user and time, and its counts."""
+    parts, late = [], 0
+    for file in plan.event_files.get(bucket, []):
+        part, left_out = store.read_events(
+            file, ranking.READ_COLUMNS, plan.read_first_us, plan.read_end_us
+        )
+        late += left_out
+        if part.height:
+            parts.append(part)
+    table, prepared = ranking.prepare_events(parts)
+    built = ranking.build_rows(table, plan.spec, plan.within, snapshots)
+    progress.advance("build", table.height, 1)
+    return built.rows, row_counts.total([{"late": late}, prepared, built.counts])
+
+
 def build_shard(
     shard: Shard, plan: BuildPlan, snapshots: pl.DataFrame
 ) -> tuple[pl.DataFrame, Counts]:
-    """All rows of a shard in their order, and the summed counts of its buckets."""
-    tables: list[pl.DataFrame] = []
-    counts: list[Counts] = [ranking.no_counts()]
-    for bucket in range(shard.first_bucket, shard.last_bucket + 1):
-        parts = []
-        for file in plan.event_files.get(bucket, []):
-            part, late = store.read_events(
-                file, ranking.READ_COLUMNS, plan.read_first_us, plan.read_end_us
-            )
-            counts.append({"late": late})
-            if part.height:
-                parts.append(part)
-        table, prepared = ranking.prepare_events(parts)
-        built = ranking.build_rows(table, plan.spec, plan.within, snapshots)
-        counts += [prepared, built.counts]
-        if built.rows.height:
-            tables.append(built.rows)
-        progress.advance("build", table.height, 1)
-    rows = pl.concat(tables) if tables else pl.DataFrame(schema=ranking.schema(plan.spec))
-    return ranking.order_rows(rows, plan.spec), row_counts.total(counts)
+    """All rows of a shard in their order, and the summed counts of its buckets.
+
+    Buckets are computed `plan.threads` at a time: Polars and NumPy let go of the interpreter lock
+    in what takes long. The result does not depend on how many.
+    """
+    buckets = range(shard.first_bucket, shard.last_bucket + 1)
+    with concurrent.futures.ThreadPoolExecutor(plan.threads) as pool:
+        built = list(pool.map(lambda bucket: build_bucket(bucket, plan, snapshots), buckets))
+    rows = pl.concat([table for table, _ in built]).rechunk()
+    counts = row_counts.total([ranking.no_counts(), *(counts for _, counts in built)])
+    return ranking.order_rows(rows, plan.spec), counts
 
 
 class _BuildShardFn(beam.DoFn):

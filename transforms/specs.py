@@ -45,7 +45,7 @@ class SessionsSpec(StrictModel):
     """See `transforms.sessions`."""
 
     gap_minutes: Minutes = 30
-    cap_hours: float = pydantic.Field(24, ge=1, le=7 * 24)
+    cap_hours: float = pydantic.Field(24, gt=0, le=7 * 24)
 
     @property
     def rule(self) -> SessionRule:

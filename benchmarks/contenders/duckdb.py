@@ -1,8 +1,8 @@
 """One DuckDB script, `duckdb.sql`, on two threads.
 
-The slow parts were tried in two ways, and the faster one is kept: counts over seven days as running
-counts looked up by ASOF joins (against RANGE frames), histories as one list a play (against slices
-of one list a user), duplicates by ranking only repeated ids (against ranking all rows).
+The two slowest parts were tried in other ways, and the fastest is kept: counts as running counts
+looked up by ASOF joins (against RANGE frames), and the output as a table that is then copied
+(against COPY of the query, to one file or to one a thread).
 """
 
 from __future__ import annotations
