@@ -3,9 +3,9 @@
     python -m benchmarks.run --events 4000000 --runs 3
 
 Makes the input once, runs every contender `--runs` times in turn (A B C, A B C, ...; the slow ones
-once), each in a process of its own, compares what they wrote, and prints medians and ratios. The row-wise Beam
-pipeline runs on the raw files whose rows come nearest to a tenth; its time, CPU time are scaled to
-all rows, its memory is not. Exit code 1 if two contenders disagree or one fails.
+once), each in a process of its own, compares what they wrote, and prints medians and ratios. The
+row-wise Beam pipeline runs on the raw files whose rows come nearest to a tenth; its time and CPU
+time are scaled to all rows, its memory is not. Exit code 1 if two contenders disagree or one fails.
 """
 
 from __future__ import annotations

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import apache_beam as beam
 import polars as pl
@@ -31,15 +33,10 @@ class ExchangeMode(enum.Enum):
     BY_REFERENCE = "reference"
 
 
-@dataclasses.dataclass(frozen=True, order=True)
-class _Slice:
-    """Where a spilled table lies; ordered by (source, position)."""
-
-    source: str
-    position: int
-    path: str
-    offset: int
-    length: int
+# A table on its way, with where it came from: (source, position, its bytes) by value, and
+# (source, position, file, offset, length) by reference.
+_Value = tuple[str, int, bytes]
+_Reference = tuple[str, int, str, int, int]
 
 
 class _SpillFn(beam.DoFn):
@@ -49,9 +46,7 @@ class _SpillFn(beam.DoFn):
         self._spill_root = spill_root
         self._bucket_count = bucket_count
 
-    def process(
-        self, element: tuple[str, int, pl.DataFrame]
-    ) -> Iterable[tuple[int, tuple[str, int, str, int, int]]]:
+    def process(self, element: tuple[str, int, pl.DataFrame]) -> Iterable[tuple[int, _Reference]]:
         source, position, table = element
         # A retried element writes a new file; the references of the lost try are never emitted.
         path = storage.join(self._spill_root, f"{secrets.token_hex(8)}.arrow")
@@ -67,25 +62,28 @@ class _SpillFn(beam.DoFn):
 
 def _encode_slices(
     element: tuple[str, int, pl.DataFrame], bucket_count: int
-) -> Iterable[tuple[int, tuple[str, int, bytes]]]:
+) -> Iterable[tuple[int, _Value]]:
     source, position, table = element
     for bucket, rows in split_by_bucket(table, bucket_count):
         yield bucket, (source, position, tables.to_ipc(rows))
 
 
-def _load_values(values: Iterable[tuple[str, int, bytes]]) -> list[pl.DataFrame]:
-    return [tables.from_ipc(data) for _, _, data in sorted(values, key=lambda value: value[:2])]
+def _load_value(value: _Value) -> pl.DataFrame:
+    return tables.from_ipc(value[2])
 
 
-def _load_references(
-    references: Iterable[tuple[str, int, str, int, int]],
-) -> list[pl.DataFrame]:
-    loaded = []
-    for reference in sorted(_Slice(*fields) for fields in references):
-        with storage.open_read(reference.path) as stream:
-            stream.seek(reference.offset)
-            loaded.append(tables.from_ipc(stream.read(reference.length)))
-    return loaded
+def _load_reference(reference: _Reference) -> pl.DataFrame:
+    _, _, path, offset, length = reference
+    with storage.open_read(path) as stream:
+        stream.seek(offset)
+        return tables.from_ipc(stream.read(length))
+
+
+def _load_bucket(
+    bucket: int, sent: Iterable[Any], load: Callable[[Any], pl.DataFrame]
+) -> tuple[int, pl.DataFrame]:
+    in_order = sorted(sent, key=lambda table: table[:2])
+    return bucket, pl.concat([load(table) for table in in_order])
 
 
 @dataclasses.dataclass
@@ -109,21 +107,23 @@ class ExchangeByBucket(beam.PTransform):
     def expand(
         self, pcoll: beam.PCollection[tuple[str, int, pl.DataFrame]]
     ) -> beam.PCollection[tuple[int, pl.DataFrame]]:
+        load: Callable[[Any], pl.DataFrame]
         if self.mode is ExchangeMode.BY_REFERENCE:
-            keyed = pcoll | "SpillTables" >> beam.ParDo(
-                _SpillFn(self.spill_root, self.bucket_count)
-            ).with_output_types(tuple[int, tuple[str, int, str, int, int]])
-            load = _load_references
+            spill = _SpillFn(self.spill_root, self.bucket_count)
+            keyed = pcoll | "SpillTables" >> beam.ParDo(spill).with_output_types(
+                tuple[int, _Reference]
+            )
+            load = _load_reference
         else:
             keyed = pcoll | "EncodeTables" >> beam.FlatMap(
                 _encode_slices, self.bucket_count
-            ).with_output_types(tuple[int, tuple[str, int, bytes]])
-            load = _load_values  # type: ignore[assignment]
+            ).with_output_types(tuple[int, _Value])
+            load = _load_value
         return (
             keyed
             | "GroupByBucket" >> beam.GroupByKey()
             | "LoadBucket"
-            >> beam.MapTuple(
-                lambda bucket, slices: (bucket, pl.concat(load(slices)))
-            ).with_output_types(tuple[int, pl.DataFrame])
+            >> beam.MapTuple(functools.partial(_load_bucket, load=load)).with_output_types(
+                tuple[int, pl.DataFrame]
+            )
         )

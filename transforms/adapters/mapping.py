@@ -67,6 +67,7 @@ import polars as pl
 import pydantic
 
 from schemas import LISTENING_EVENT, Kind
+from schemas.listening_event import EVENT_TYPES
 from transforms.adapters.base import (
     EVENT_SCHEMA,
     Adapter,
@@ -212,6 +213,7 @@ def load_mapping(path: str) -> Adapter:
 
 
 def _adapter(mapping: Mapping) -> Adapter:
+    only = mapping.fields["event_type"].value  # what it says of every row; else it may say anything
     return Adapter(
         mapping.name,
         mapping.summary,
@@ -219,6 +221,7 @@ def _adapter(mapping: Mapping) -> Adapter:
         functools.partial(_to_events, mapping),
         has_event_id="event_id" in mapping.fields,
         arrival_known="received_time" in mapping.fields,
+        event_types=EVENT_TYPES if only is None else (str(only),),
     )
 
 
