@@ -298,8 +298,11 @@ def summary_rows(manifest: Manifest) -> list[tuple[str, str]]:
     ]
     for name, tally in counts.get("labels", {}).items():
         known = examples - tally["unknown"]
-        text = console.share_text(tally["true"], known) if known else "unknown"
-        rows.append((f"label: {name}", text))
+        if not known:
+            rows.append((f"label: {name}", "unknown"))
+        elif "true" in tally:
+            rows.append((f"label: {name}", console.share_text(tally["true"], known)))
+    rows.append(("reward unknown", console.share_text(counts.get("reward_unknown", 0), examples)))
     return rows
 
 
@@ -323,6 +326,7 @@ def build(args: argparse.Namespace, options: PipelineOptions) -> int:
     )
     if published is not None:
         _note_short_context(draft)
+        _note_unknown_reward(published)
         rows = summary_rows(published) + console.cost_rows(started)
         console.print_table(f"Published {manifest.version_root(draft.root, draft.version)}", rows)
         if published.status == "EMPTY":
@@ -337,6 +341,20 @@ def _why_empty(published: Manifest) -> str:
     if counts["events"]:
         return "no event is an example of the spec; logs without impressions want `rows: play`"
     return "there are no events in this range"
+
+
+def _note_unknown_reward(published: Manifest) -> None:
+    """Says on standard error if no row has a reward, and which labels are the reason."""
+    counts = published.counts
+    if not counts["examples"] or counts["reward_unknown"] < counts["examples"]:
+        return
+    weighted = published.config["spec"]["labels"]["reward"]
+    unknown = [name for name in weighted if counts["labels"][name]["unknown"] == counts["examples"]]
+    print(
+        "note: label_reward is null in every row, for the source cannot tell "
+        f"{', '.join(unknown)}; leave them out of labels.reward to have one",
+        file=sys.stderr,
+    )
 
 
 def _note_short_context(draft: Draft) -> None:

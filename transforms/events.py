@@ -72,11 +72,12 @@ class ValidityRules:
 def derive_event_ids(table: pl.DataFrame) -> pl.DataFrame:
     """Fills null event ids from content, for sources that have none.
 
-    The id hashes every column that tells two events apart (source, user, type, item, times, played
-    time, client), so the same record read twice, from whichever file, is one event.
+    The id hashes every column that tells two events apart (source, user, type, item, event_time,
+    played time, client), so the same record read twice, from whichever file, is one event, and so
+    is a listen that the source received again later.
     """
     parts = ["source", "event_type", "user_id", "track_id", "artist_id", "client_id"]
-    numbers = ["event_time", "received_time", "played_ms", "source_skip_level"]
+    numbers = ["event_time", "played_ms", "source_skip_level"]
     content = [pl.col(name) for name in parts]
     content += [pl.col(name).to_physical() for name in numbers]
     derived = hashing.content_id(content, "event")

@@ -246,6 +246,11 @@ def test_what_tells_two_events_apart_tells_their_ids_apart(fields):
     assert derived(**base) != derived(**{**base, **fields})
 
 
+def test_a_listen_that_was_received_again_later_is_the_same_event():
+    base = {"event_time": NOON, "received_time": NOON}
+    assert derived(**base) == derived(**{**base, "received_time": NOON + 1})
+
+
 def test_null_empty_and_zero_are_three_contents():
     assert derived(client_id=None) != derived(client_id="")
     assert derived(played_ms=None) != derived(played_ms=0)

@@ -219,6 +219,7 @@ def build_rows(
         "sessions": len(np.unique(started)),
         "session_overflow": int(in_sessions.overflow[at].sum()),
         "labels": _label_counts(table),
+        "reward_unknown": table["label_reward"].null_count(),
     }
     return RankingRows(table, counts)
 
@@ -317,15 +318,14 @@ def _resolved(context: FeatureContext, spec: RankingSpec, yes: str, no: str) -> 
 
 
 def _label_counts(table: pl.DataFrame) -> Counts:
-    """True and unknown rows of each boolean label."""
-    names = [name for name, (kind, _) in _LABEL_COLUMNS.items() if kind == pl.Boolean()]
-    return {
-        name.removeprefix("label_"): {
-            "true": int(table[name].sum()),
-            "unknown": table[name].null_count(),
-        }
-        for name in names
-    }
+    """Unknown rows of each label, and true rows of the boolean ones."""
+    counts: Counts = {}
+    for name in labels.LABELS:
+        column = table[f"label_{name}"]
+        counts[name] = {"unknown": column.null_count()}
+        if column.dtype == pl.Boolean():
+            counts[name]["true"] = int(column.sum())
+    return counts
 
 
 def no_counts() -> Counts:
@@ -334,6 +334,7 @@ def no_counts() -> Counts:
     return {
         **dict.fromkeys(("late", "events", "duplicate_across_partitions", "near_duplicate"), 0),
         **dict.fromkeys(("examples", "immature", "sessions", "session_overflow"), 0),
+        "reward_unknown": 0,
         "labels": _label_counts(empty),
     }
 
