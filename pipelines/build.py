@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import pathlib
+import re
 import secrets
 import sys
 import time
@@ -42,7 +44,13 @@ def build_parser() -> cli.Parser:
         "playhead build", "Builds and publishes a dataset version from the event store.", EXAMPLE
     )
     parser.add_argument("--store", required=True, metavar="DIR", help="event store to read")
-    parser.add_argument("--spec", required=True, metavar="FILE", help="YAML spec of the dataset")
+    parser.add_argument(
+        "--spec",
+        required=True,
+        metavar="FILE",
+        help="YAML spec of the dataset, or the name of one that comes with Playhead: ranking, "
+        "listening",
+    )
     parser.add_argument(
         "--start-date",
         required=True,
@@ -66,6 +74,16 @@ def build_parser() -> cli.Parser:
         help="treat days without a partition as days without events",
     )
     return parser  # fmt: skip
+
+
+def _spec_path(given: str) -> str:
+    """The file, or the spec of that name that comes with Playhead (`ranking`, `listening`)."""
+    import specs
+
+    if os.path.exists(given) or not re.fullmatch(r"[a-z_]+", given):
+        return given
+    shipped = pathlib.Path(specs.__file__).with_name(f"{given}.yaml")
+    return str(shipped) if shipped.exists() else given
 
 
 def _days(first: datetime.date, last: datetime.date) -> list[datetime.date]:
@@ -164,7 +182,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
 
     if args.end_date < args.start_date:
         raise UsageError(f"--end-date: expected {args.start_date} or later, got {args.end_date}")
-    spec = load_yaml(args.spec, RankingSpec)
+    spec = load_yaml(_spec_path(args.spec), RankingSpec)
     config = store.require_config(args.store)
     if spec.shards > config.bucket_count:
         raise UsageError(
@@ -186,6 +204,10 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, int]:
     back = -(-spec.left_context_us // DAY_US)
     before = _days(args.start_date - _ONE_DAY * back, args.start_date - _ONE_DAY)
     covered = _covered_days(everything)
+    if everything and not any(partition.is_daily for partition in everything):
+        # A store of imports has no partition that could be missing: a day that no event is of was
+        # a day without listening.
+        covered |= {*before, *wanted}
     _check_days(wanted, covered, args.allow_missing)
     known_until = complete_until(
         args.start_date,
@@ -331,16 +353,20 @@ def build(args: argparse.Namespace, options: PipelineOptions) -> int:
         console.print_table(f"Published {manifest.version_root(draft.root, draft.version)}", rows)
         if published.status == "EMPTY":
             print(f"warning: the version is EMPTY: {_why_empty(published)}", file=sys.stderr)
+            current = manifest.load_current(draft.root)
+            if current is not None and current.version != published.version:
+                print(f"note: {current.version} stays the current version", file=sys.stderr)
     return 0
 
 
 def _why_empty(published: Manifest) -> str:
-    counts = published.counts
-    if counts["immature"]:
-        return f"{counts['immature']:,} examples are immature; later days have to be ingested first"
-    if counts["events"]:
-        return "no event is an example of the spec; logs without impressions want `rows: play`"
-    return "there are no events in this range"
+    immature = published.counts["immature"]
+    if immature:
+        return (
+            f"{immature:,} examples are immature; the days after them have to be ingested first "
+            "(labels.horizon_hours and labels.lateness_days say how many)"
+        )
+    return "no event of these days is an example of the spec; `playhead inspect` shows the store"
 
 
 def _note_unknown_reward(published: Manifest) -> None:

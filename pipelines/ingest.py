@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pipelines import cli, console
-from transforms.errors import UsageError
+from transforms.errors import DataRefusedError, UsageError
 from transforms.version import __version__
 
 if TYPE_CHECKING:
@@ -61,6 +61,11 @@ def build_parser() -> cli.Parser:
         metavar="D",
         help="UTC day that the files arrived on, YYYY-MM-DD; rows received on another day are "
         "left to that day's run",
+    )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="publish even if files that the day was made of before are not among the input",
     )
     parser.add_argument(
         "--all-days",
@@ -290,12 +295,35 @@ def run(argv: list[str] | None = None) -> int:
     return ingest(args, options)
 
 
+def _check_replaced(draft: Draft, replace: bool) -> None:
+    """Refuses to put a day in place of one that was made of other files.
+
+    Raises:
+      DataRefusedError: unless the day's earlier files are all among the input, or `replace`.
+    """
+    from transforms import manifest
+
+    current = manifest.load_current(draft.root)
+    if current is None or replace or manifest.load(draft.root, draft.version) is not None:
+        return
+    given = {entry.path for entry in draft.inputs if isinstance(entry, manifest.InputFileEntry)}
+    before = [e.path for e in current.inputs if isinstance(e, manifest.InputFileEntry)]
+    lacking = [path for path in before if path not in given]
+    if lacking:
+        raise DataRefusedError(
+            f"{draft.root} was made of {len(before)} files, and {len(lacking)} of them are not "
+            f"among the input ({lacking[0]}); a day is one complete set of files: give all of "
+            "them, another --date, or --replace"
+        )
+
+
 def ingest(args: argparse.Namespace, options: PipelineOptions) -> int:
     """Plans, runs and reports one ingest."""
     started = time.monotonic()
     from transforms import manifest
 
     draft, ingest_plan = plan(args, cli.runner_name(options))
+    _check_replaced(draft, args.replace)
     totals = {
         "read": float(sum(size for _, size, _ in ingest_plan.paths)),
         "store": float(ingest_plan.bucket_count),

@@ -12,7 +12,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = [
-    name for name in ("pipelines", "transforms", "schemas", "readers") if (ROOT / name).is_dir()
+    name
+    for name in ("pipelines", "specs", "transforms", "schemas", "readers")
+    if (ROOT / name).is_dir()
 ]
 
 # Import name to distribution, where normalizing the name does not lead there.

@@ -129,8 +129,8 @@ def _invalid_when(rules: ValidityRules) -> list[tuple[str, pl.Expr]]:
 
     event, received = pl.col("event_time"), pl.col("received_time")
     latest = rules.latest
-    checks.append(("received_time_out_of_range", ~received.is_between(_EARLIEST, latest)))
     checks.append(("event_time_out_of_range", ~event.is_between(_EARLIEST, latest)))
+    checks.append(("received_time_out_of_range", ~received.is_between(_EARLIEST, latest)))
     ahead = datetime.timedelta(milliseconds=rules.max_ahead_ms)
     checks.append(("event_time_ahead_of_received_time", event - received > ahead))
     if rules.one_day_only:

@@ -242,6 +242,7 @@ def commit(root: str, manifest: Manifest) -> Manifest:
     Create-if-absent decides between concurrent attempts: exactly one manifest exists for a version.
     If another attempt of the same work was first, its manifest is returned: the caller deletes its
     own files. The pointer is written after the manifest, so it never names an uncommitted version.
+    A dataset version without rows does not take the place of one that readers use.
 
     Raises:
       DataRefusedError: if the committed version holds other data than ours. Equal fingerprints must
@@ -257,7 +258,8 @@ def commit(root: str, manifest: Manifest) -> Manifest:
                 f"{path}: already published with other data (digest {winner.digest()[:12]}, "
                 f"this attempt has {manifest.digest()[:12]}); nothing was changed"
             )
-    set_current(root, winner)
+    if winner.kind == "events" or winner.status == "OK" or load_current(root) is None:
+        set_current(root, winner)
     return winner
 
 

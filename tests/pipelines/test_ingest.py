@@ -450,7 +450,11 @@ def test_a_rerun_of_older_input_does_not_take_the_newer_version_away(
     first = jobs.write(tmp_path / "first.parquet", jobs.plays(9))
     corrected = jobs.write(tmp_path / "corrected.parquet", jobs.plays(12))
     jobs.ingest(first, store)
-    newer = jobs.ingest(corrected, store)
+    refused = jobs.call(*jobs.ingest_argv(corrected, store))
+    assert refused.code == 3
+    assert "first.parquet" in refused.err
+    assert "--replace" in refused.err
+    newer = jobs.ingest(corrected, store, "--replace")
     assert "nothing to do" in jobs.ok(*jobs.ingest_argv(first, store)).out
     assert jobs.partition(store).version == newer.version
 

@@ -58,6 +58,7 @@ from transforms.adapters.base import (
     non_empty,
 )
 from transforms.adapters.containers import read_json_array
+from transforms.errors import InputFileError
 
 USER_ID = "me"
 
@@ -113,10 +114,15 @@ def _read(file: InputFile, schema: Mapping[str, pl.DataType]) -> Iterator[RawTab
     """At most one table, since sync bursts must not be cut."""
     tables = list(read_json_array(file, schema))
     if tables:
-        yield RawTable(
-            pl.concat([table.rows for table in tables]),
-            pl.concat([table.rejects for table in tables]),
-        )
+        rows = pl.concat([table.rows for table in tables])
+        stamp = "ts" if "ts" in schema else "endTime"
+        if rows.height and rows[stamp].null_count() == rows.height:
+            raise InputFileError(
+                file.path,
+                f"no record has `{stamp}`; --format spotify is for the extended history, "
+                "spotify_small for StreamingHistory_music_N.json",
+            )
+        yield RawTable(rows, pl.concat([table.rejects for table in tables]))
 
 
 def _first_match(text: pl.Expr, patterns: Mapping[str, str], default: str) -> pl.Expr:

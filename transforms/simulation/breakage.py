@@ -165,7 +165,7 @@ _LASTFM = (
     Kind("timestamp_without_zone", "bad_event_time",
          {"timestamp": pl.col("timestamp").str.strip_suffix("Z")}),
     Kind("missing_timestamp", "missing_event_time", {"timestamp": _value("")}),
-    Kind("timestamp_far_past", "received_time_out_of_range",
+    Kind("timestamp_far_past", "event_time_out_of_range",
          {"timestamp": _value("1970-01-21T10:59:31Z")}),
 )  # fmt: skip
 
@@ -175,7 +175,7 @@ _SPOTIFY = (
     Kind("number_as_text", "bad_ms_played", {"ms_played": _value("long")}),
     Kind("missing_track", "missing_track_id", {"spotify_track_uri": _value(None, pl.String())}),
     Kind("impossible_date", "bad_event_time", {"ts": _value("2026-02-30T10:00:00Z")}),
-    Kind("ts_far_past", "received_time_out_of_range", {"ts": _value("1970-01-21T10:59:31Z")}),
+    Kind("ts_far_past", "event_time_out_of_range", {"ts": _value("1970-01-21T10:59:31Z")}),
 )
 
 _LISTENBRAINZ = (
@@ -194,7 +194,7 @@ _YAMBDA = (
     Kind("missing_item", "missing_track_id", {"item_id": _value(None, pl.UInt32())}),
     Kind("missing_timestamp", "missing_event_time", {"timestamp": _value(None, pl.UInt32())}),
     Kind("unknown_event_type", "unknown_event_type", {"event_type": _value("listened")}),
-    Kind("timestamp_far_future", "received_time_out_of_range",
+    Kind("timestamp_far_future", "event_time_out_of_range",
          {"timestamp": _value(4_000_000_000, pl.UInt32())}),
     Kind("zero_length", "track_duration_ms_not_positive",
          {"track_length_seconds": _value(0, pl.UInt32())}),

@@ -292,8 +292,15 @@ def test_empty_files(name: str, data: bytes) -> None:
 
 
 def test_a_table_without_rows() -> None:
-    (table,) = ADAPTERS["spotify"].read(InputFile("f", lambda: io.BytesIO(b"[{}]")))
+    record = b'[{"ts": "2020-01-27T00:13:00Z"}]'
+    (table,) = ADAPTERS["spotify"].read(InputFile("f", lambda: io.BytesIO(record)))
     assert ADAPTERS["spotify"].to_events(table.rows.clear()).height == 0
+
+
+def test_the_small_form_is_not_taken_for_the_extended_one() -> None:
+    small = b'[{"endTime": "2020-01-27 00:13", "trackName": "T", "msPlayed": 1}]'
+    with pytest.raises(InputFileError, match="spotify_small"):
+        list(ADAPTERS["spotify"].read(InputFile("f", lambda: io.BytesIO(small))))
 
 
 def test_the_whole_file_is_one_table() -> None:
