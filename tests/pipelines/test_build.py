@@ -562,3 +562,25 @@ def test_killed_or_raced_the_published_data_are_whole_and_the_same(
     jobs.rows(tmp_path / "meet", built, "train")
     attempts = [path for path in (tmp_path / "meet" / built.version).iterdir() if path.is_dir()]
     assert [path.name for path in attempts] == [built.run.attempt]  # the loser cleaned up
+
+
+def test_an_empty_version_does_not_take_the_place_of_one_with_rows(
+    quick: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    store = day_store(tmp_path, {D5: jobs.plays(30), D6: [], D7: []})
+    good = jobs.build(store, quick, D5, D5, tmp_path / "dataset")
+    ended = jobs.call(*jobs.build_argv(store, quick, D6, D6, tmp_path / "dataset"))
+    assert ended.code == 0
+    assert f"{good.version} stays the current version" in ended.err
+    assert manifest.load_current(str(tmp_path / "dataset")) == good
+
+
+def test_a_personal_history_is_built_over_any_range_by_the_shipped_spec(
+    tmp_path: pathlib.Path,
+) -> None:
+    raw = tmp_path / "a.tsv"
+    raw.write_text("".join(f"u\t2026-01-05T10:{i:02d}:00Z\t\tA\t\tT{i}\n" for i in range(9)))
+    jobs.ingest(raw, tmp_path / "store", "--date", "2026-02-01", format="lastfm1k")
+    built = jobs.build(tmp_path / "store", "listening", "2025-12-01", "2026-01-31", tmp_path / "d")
+    assert built.counts["examples"] + built.counts["immature"] == 9
+    assert built.config["left_context_missing_days"] == 0
