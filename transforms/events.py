@@ -20,7 +20,6 @@ DAY_MS = 86_400_000
 UTC = datetime.UTC
 
 NEAR_DUPLICATE = "near_duplicate"
-EVENT_HASH = "event_hash"
 
 # Store columns in order: the event, then what ingest adds.
 STORE_SCHEMA: dict[str, pl.DataType] = {

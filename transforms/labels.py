@@ -27,7 +27,7 @@ import polars as pl
 
 from transforms.timeline import BoolArray, IntArray, SortedGroups
 
-STREAM_MS = 30_000
+STREAM_MS = 30_000  # the 30 s rule of streaming counts (McInerney et al. 2018, BaRT)
 
 # Ends of a play that say nothing about taste: it ended by itself, or by a technical fault.
 NOT_A_SKIP = (

@@ -21,7 +21,7 @@ from typing import Literal
 import polars as pl
 import pydantic
 
-from transforms import hashing, manifest, storage
+from transforms import hashing, labels, manifest, storage
 from transforms.buckets import MAX_BUCKETS, check_bucket_count
 from transforms.config import StrictModel
 from transforms.errors import DataRefusedError, UsageError
@@ -52,8 +52,6 @@ QUARANTINE_SCHEMA: dict[str, pl.DataType] = {
     "file": pl.String(),
     "offset": pl.Int64(),
 }
-
-STREAM_MS = 30_000  # the 30 s rule of streaming counts (McInerney et al. 2018, BaRT)
 
 
 class StoreConfig(StrictModel):
@@ -265,7 +263,10 @@ def item_day_counts(table: pl.DataFrame) -> pl.DataFrame:
         )
         .agg(
             play.sum().cast(pl.Int64).alias("plays"),
-            (play & (pl.col("played_ms") >= STREAM_MS)).sum().cast(pl.Int64).alias("streams"),
+            (play & (pl.col("played_ms") >= labels.STREAM_MS))
+            .sum()
+            .cast(pl.Int64)
+            .alias("streams"),
             (kind == "impression").sum().cast(pl.Int64).alias("impressions"),
             (kind == "like").sum().cast(pl.Int64).alias("likes"),
         )

@@ -32,7 +32,6 @@ from schemas import LISTENING_EVENT, forms
 RECEIVED = "_received_time"  # Datetime us UTC: decides the partition
 TYPE = "_event_type"  # String: `play`, `impression`, ...: what can be broken in which way
 
-_EVENT_COLUMNS = LISTENING_EVENT.names
 _SYNC_MARKER = b"playhead-sim-avr"  # 16 bytes; a random one would make every file another
 _HELPERS = (pl.col("received_time").alias(RECEIVED), pl.col("event_type").alias(TYPE))
 _TIMES = {"event_time", "received_time", "timestamp"}
