@@ -73,6 +73,28 @@ def iso_date(text: str) -> datetime.date:
         raise argparse.ArgumentTypeError(f"expected a day as YYYY-MM-DD, got {text!r}") from None
 
 
+def instant_us(text: str) -> int:
+    """argparse type: an instant as YYYY-MM-DDTHH:MM:SSZ, or a day, which stands for its last
+    microsecond; UTC microseconds since 1970."""
+    if re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+        day = datetime.datetime.combine(iso_date(text), datetime.time.max, datetime.UTC)
+        return _microseconds(day)
+    try:
+        instant = datetime.datetime.fromisoformat(text)
+        if instant.tzinfo is None:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected a day as YYYY-MM-DD or an instant as YYYY-MM-DDTHH:MM:SSZ, got {text!r}"
+        ) from None
+    return _microseconds(instant)
+
+
+def _microseconds(instant: datetime.datetime) -> int:
+    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    return (instant - epoch) // datetime.timedelta(microseconds=1)
+
+
 def share(text: str) -> float:
     """argparse type: a number from 0 to 1."""
     try:
@@ -209,7 +231,8 @@ def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
 def attempt(draft: Draft, keep: tuple[str, ...] = ()) -> Iterator[None]:
     """Cleans up after an attempt that fails: what it wrote, except the folders in `keep`.
 
-    What a gate refused stays readable there for whoever has to find out why.
+    What a gate refused stays readable there for whoever has to find out why, and stays whole if the
+    attempt left an audit manifest.
     """
     from transforms import manifest, storage
     from transforms.errors import DataRefusedError
@@ -218,6 +241,8 @@ def attempt(draft: Draft, keep: tuple[str, ...] = ()) -> Iterator[None]:
         yield
     except BaseException as error:
         refused = isinstance(user_error(error), DataRefusedError)
+        if storage.exists(storage.join(draft.attempt_root, manifest.AUDIT_NAME)):
+            raise
         if not refused or not storage.list_folder(draft.attempt_root):
             storage.delete_tree(draft.attempt_root)
         else:

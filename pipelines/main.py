@@ -15,6 +15,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": ("pipelines.simulate", "make raw listening logs with a known truth"),
     "ingest": ("pipelines.ingest", "raw logs of a day -> a partition of the event store"),
     "build": ("pipelines.build", "event store -> a published dataset version"),
+    "diff": ("pipelines.diff", "schema, counts, statistics and rows of two versions compared"),
+    "signals": ("pipelines.signals", "the registered features; a report on a candidate signal"),
+    "semantic-ids": ("pipelines.semantic_ids", "item embeddings -> a versioned table of codes"),
     "inspect": ("pipelines.inspect", "schema, counts and a few rows of a published version"),
     "formats": ("pipelines.formats", "the log formats that ingest reads"),
 }
@@ -27,7 +30,7 @@ def usage() -> str:
         "Raw listening logs to training data as it stood at the playhead.",
         "",
         "commands:",
-        *(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()),
+        *(f"  {name:<12} {text}" for name, (_, text) in COMMANDS.items()),
         "",
         "`playhead COMMAND --help` shows the options and an example.",
     ]

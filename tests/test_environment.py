@@ -28,6 +28,7 @@ DISTRIBUTIONS = {
     "google.auth": "google-cloud-bigquery",
     "google.protobuf": "protobuf",
     "botocore": "boto3",
+    "sklearn": "scikit-learn",
 }
 # Packages that model code brings itself: a module of `readers` needs the one it is for.
 READER_PEERS = {"torch", "tensorflow", "datasets", "ray", "pyspark"}

@@ -1,17 +1,19 @@
 """The steps of a build: store partitions to the shards of a dataset version, without a shuffle.
 
 The unit of work is a shard: a contiguous range of user buckets, read, computed and written by one
-worker. Only the item snapshots are shared: one small table, made first, read by all.
+worker. Only small tables about items are shared: made first, read by all.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import datetime
 import functools
 import json
 import time
 from collections.abc import Iterable, Iterator
+from types import ModuleType
 from typing import Any
 
 import apache_beam as beam
@@ -19,38 +21,44 @@ import polars as pl
 from apache_beam.metrics import Metrics
 
 from transforms import counts as row_counts
-from transforms import files, progress, storage, store
+from transforms import (
+    exposure,
+    files,
+    progress,
+    semantic_ids,
+    shards,
+    storage,
+    store,
+    tallies,
+    vocabulary,
+)
 from transforms.counts import Counts
-from transforms.datasets import ranking
+from transforms.datasets import ranking, retrieval, rows, sequences, sessions
+from transforms.datasets.rows import BuildRange, Built, SideTables
 from transforms.features import item
-from transforms.manifest import FileEntry
-from transforms.specs import RankingSpec
+from transforms.item_pools import ItemPools, item_pools
+from transforms.listening import Listening, merge_partitions
+from transforms.manifest import ColumnEntry, FileEntry
+from transforms.shards import Shard
+from transforms.specs import DatasetSpec, SequencesSpec
+from transforms.splits import SPLITS
+from transforms.statistics import SplitStatistics
 from transforms.store import BucketFile
 from transforms.tables import typed
+from transforms.tfrecord import Layout
 
-COUNTS = "counts"
-SPLIT = "train"
+COUNTS, SUMMARIES = "counts", "summaries"
 
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """A file to be: `index` of `total`, and its inclusive range of buckets."""
-
-    index: int
-    total: int
-    first_bucket: int
-    last_bucket: int
-
-    @property
-    def path(self) -> str:
-        return f"{SPLIT}/part-{self.index:05d}-of-{self.total:05d}.parquet"
-
-
-def plan_shards(bucket_count: int, wanted: int) -> list[Shard]:
-    """Splits buckets into equal contiguous ranges; both counts are powers of two."""
-    total = min(wanted, bucket_count)
-    width = bucket_count // total
-    return [Shard(i, total, i * width, (i + 1) * width - 1) for i in range(total)]
+KINDS: dict[str, ModuleType] = {
+    "ranking": ranking,
+    "retrieval": retrieval,
+    "sequences": sequences,
+    "sessions": sessions,
+}
+# Kinds whose rows depend on impressions: their exposure is checked.
+_EXPOSED = ("ranking", "retrieval")
+# Kinds of lists: their TFRecords are SequenceExamples.
+_SEQUENTIAL = ("sequences", "sessions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,72 +67,152 @@ class BuildPlan:
 
     Attributes:
       spec: of the dataset.
-      within: range and watermark.
+      within: range, watermark and borders.
+      columns: of the rows.
+      key: columns that identify a row.
       read_first_us, read_end_us: range of event_time that is read.
+      as_of_us: events received later are not there; None if all are.
       event_files: for each bucket the files of all partitions, in partition order.
       item_day_files: (path, entry) of the item counts of the partitions.
+      catalog: path of a table of CatalogTrack; None if items exist from when they were seen.
+      vocabulary: path of the vocabulary of an earlier version; None to fit one.
+      semantic_ids: path of the version of item codes; None if there is none.
       attempt_root: where to write.
-      snapshot_path: where the item snapshots go.
+      side_root: folder of the tables that buckets share.
       threads: buckets that one worker computes at a time; each takes its memory.
     """
 
-    spec: RankingSpec
-    within: ranking.BuildRange
+    spec: DatasetSpec
+    within: BuildRange
+    columns: tuple[ColumnEntry, ...]
+    key: tuple[str, ...]
     read_first_us: int
     read_end_us: int
+    as_of_us: int | None
     event_files: dict[int, list[BucketFile]]
     item_day_files: list[tuple[str, FileEntry]]
+    catalog: str | None
+    vocabulary: tuple[str, FileEntry] | None
+    semantic_ids: str | None
     attempt_root: str
-    snapshot_path: str
+    side_root: str
     threads: int
 
+    @property
+    def days(self) -> tuple[datetime.date, datetime.date]:
+        """First and last UTC day of the rows."""
+        return _day_of(self.within.first_us), _day_of(self.within.end_us - 1)
 
-def write_snapshots(plan: BuildPlan) -> str:
-    """Computes the item snapshots of the range's days and writes them as one Arrow file."""
+    @property
+    def train_days(self) -> tuple[datetime.date, datetime.date]:
+        """Half open range of the days that lie whole in train."""
+        first, last = self.days
+        return first, min(self.within.borders.train_end_day, last + datetime.timedelta(days=1))
+
+
+def _day_of(instant_us: int) -> datetime.date:
+    return datetime.date(1970, 1, 1) + datetime.timedelta(microseconds=instant_us)
+
+
+def write_side_tables(plan: BuildPlan) -> list[str]:
+    """Makes what all buckets share; returns the vocabulary's FileEntry as JSON, if there is one."""
     tables = [store.read_table(path, entry) for path, entry in plan.item_day_files]
     counts = pl.concat(tables) if tables else pl.DataFrame(schema=store.ITEM_DAY_SCHEMA)
-    first, last = _day_of(plan.within.first_us), _day_of(plan.within.end_us - 1)
+    if plan.as_of_us is not None:
+        counts = counts.filter(pl.col("known_day") <= _day_of(plan.as_of_us))
+    first, last = plan.days
     snapshots = item.snapshots(counts, first, last)
-    with storage.create_writer(plan.snapshot_path) as stream:
-        snapshots.write_ipc(stream, compression="uncompressed")
-    return plan.snapshot_path
+    train_end = plan.within.borders.train_end_day
+    if train_end < first:  # the day that items of later splits are cold by
+        snapshots = pl.concat([item.snapshots(counts, train_end, train_end), snapshots])
+    _write_side(plan, "item_snapshots", snapshots)
+    if plan.spec.pool_days:
+        catalog = None if plan.catalog is None else store.read_catalog(plan.catalog)
+        last_train_day = train_end - datetime.timedelta(days=1)
+        pools = item_pools(counts, catalog, first, last, last_train_day, plan.spec.pool_days)
+        _write_side(plan, "item_pools", pools)
+    if not isinstance(plan.spec, SequencesSpec):
+        return []
+    if plan.vocabulary is None:
+        fitted = vocabulary.fit(counts, *plan.train_days, plan.spec.vocabulary)
+    else:
+        fitted = store.read_table(*plan.vocabulary)
+    _write_side(plan, "vocabulary", fitted)
+    entry = files.write_table(fitted, plan.attempt_root, "vocabulary.parquet", "vocabulary")
+    return [entry.model_dump_json()]
 
 
-def _day_of(instant_us: int) -> Any:
-    days = pl.select(pl.from_epoch(pl.lit(instant_us), time_unit="us").dt.date())
-    return days.item()
+def _side_path(plan: BuildPlan, name: str) -> str:
+    return storage.join(plan.side_root, f"{name}.arrow")
 
 
-@functools.lru_cache(maxsize=1)
-def _load_snapshots(path: str) -> pl.DataFrame:
-    """The snapshots, once a worker process; a local file is mapped into memory, not read."""
+def _write_side(plan: BuildPlan, name: str, table: pl.DataFrame) -> None:
+    with storage.create_writer(_side_path(plan, name)) as stream:
+        table.write_ipc(stream, compression="uncompressed")
+
+
+def _read_side(plan: BuildPlan, name: str) -> pl.DataFrame:
+    """A table that buckets share; a local file is mapped into memory, not read."""
+    path = _side_path(plan, name)
     if storage.is_local(path):
         return pl.read_ipc(path)
     with storage.open_read(path) as stream:
         return pl.read_ipc(stream)
 
 
-def build_bucket(
-    bucket: int, plan: BuildPlan, snapshots: pl.DataFrame
-) -> tuple[pl.DataFrame, Counts]:
-    """All rows of a bucket, by user and time, and its counts."""
-    parts, late = [], 0
-    for file in plan.event_files.get(bucket, []):
-        part, left_out = store.read_events(
-            file, ranking.READ_COLUMNS, plan.read_first_us, plan.read_end_us
+_loaded: dict[str, SideTables] = {}
+
+
+def load_side_tables(plan: BuildPlan) -> SideTables:
+    """Once a worker process and build."""
+    if plan.side_root not in _loaded:
+        _loaded.clear()
+        pools = ItemPools(_read_side(plan, "item_pools")) if plan.spec.pool_days else None
+        codes = semantic_ids.load(plan.semantic_ids) if plan.semantic_ids else None
+        is_sequences = isinstance(plan.spec, SequencesSpec)
+        _loaded[plan.side_root] = SideTables(
+            item_snapshots=_read_side(plan, "item_snapshots"),
+            pools=pools,
+            vocabulary=_read_side(plan, "vocabulary") if is_sequences else None,
+            semantic_ids=codes,
         )
-        late += left_out
+    return _loaded[plan.side_root]
+
+
+def build_bucket(bucket: int, plan: BuildPlan, side: SideTables) -> Built:
+    """All rows of a bucket by split, and its counts."""
+    parts, left_out = [], {"late": 0, "after_as_of": 0}
+    for file in plan.event_files.get(bucket, []):
+        part, skipped = store.read_events(
+            file, rows.READ_COLUMNS, plan.read_first_us, plan.read_end_us, plan.as_of_us
+        )
+        left_out = row_counts.add(left_out, skipped)
         if part.height:
             parts.append(part)
-    table, prepared = ranking.prepare_events(parts)
-    built = ranking.build_rows(table, plan.spec, plan.within, snapshots)
+    table, merged = merge_partitions(parts)
+    built = build_rows(table, plan, side)
     progress.advance("build", table.height, 1)
-    return built.rows, row_counts.total([{"late": late}, prepared, built.counts])
+    return Built(built.tables, row_counts.total([left_out, merged, built.counts]))
 
 
-def build_shard(
-    shard: Shard, plan: BuildPlan, snapshots: pl.DataFrame
-) -> tuple[pl.DataFrame, Counts]:
+def build_rows(table: pl.DataFrame, plan: BuildPlan, side: SideTables) -> Built:
+    """The rows of one bucket's events, by split."""
+    kind = KINDS[plan.spec.kind]
+    if table.is_empty():
+        table = pl.DataFrame(schema=store.schema_of(rows.READ_COLUMNS))
+    listening = Listening.of(table, plan.spec.sessions.rule, plan.spec.labels.play_rule)
+    built: Built = kind.build(listening, plan.spec, plan.within, side)
+    if plan.spec.kind not in _EXPOSED:
+        return built
+    shown = table.filter(
+        (pl.col("event_type") == "impression")
+        & (pl.col("event_time").to_physical() >= plan.within.first_us)
+        & (pl.col("event_time").to_physical() < plan.within.end_us)
+    )
+    return Built(built.tables, {**built.counts, "exposure": exposure.count(shown)})
+
+
+def build_shard(shard: Shard, plan: BuildPlan, side: SideTables) -> Built:
     """All rows of a shard in their order, and the summed counts of its buckets.
 
     Buckets are computed `plan.threads` at a time: Polars and NumPy let go of the interpreter lock
@@ -132,10 +220,78 @@ def build_shard(
     """
     buckets = range(shard.first_bucket, shard.last_bucket + 1)
     with concurrent.futures.ThreadPoolExecutor(plan.threads) as pool:
-        built = list(pool.map(lambda bucket: build_bucket(bucket, plan, snapshots), buckets))
-    rows = pl.concat([table for table, _ in built]).rechunk()
-    counts = row_counts.total([ranking.no_counts(), *(counts for _, counts in built)])
-    return ranking.order_rows(rows, plan.spec), counts
+        built = list(pool.map(lambda bucket: build_bucket(bucket, plan, side), buckets))
+    tables = {
+        split: rows.order_rows(
+            pl.concat([part.tables[split] for part in built]).rechunk(), plan.key, plan.spec.seed
+        )
+        for split in SPLITS
+    }
+    counts = row_counts.total(part.counts for part in built)
+    counts["splits"] = {split: table.height for split, table in tables.items()}
+    return Built(tables, counts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a shard says of its rows of a split, for the statistics and the report of the whole."""
+
+    shard: int
+    split: str
+    tallies: Counts
+    statistics: bytes
+
+    def to_bytes(self) -> bytes:
+        head = {"shard": self.shard, "split": self.split, "tallies": self.tallies}
+        return json.dumps(head, sort_keys=True).encode() + b"\n" + self.statistics
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Summary:
+        head, statistics = data.split(b"\n", 1)
+        return cls(**json.loads(head), statistics=statistics)
+
+
+def summarize(
+    table: pl.DataFrame, plan: BuildPlan, shard: Shard, split: str, popularity: pl.DataFrame | None
+) -> Summary:
+    """Statistics and tallies of the rows that a shard has of a split."""
+    statistics = SplitStatistics(plan.columns)
+    statistics.add(table)
+    return Summary(
+        shard.index,
+        split,
+        tallies.tally(table, plan.spec.kind, plan.columns, popularity),
+        statistics.to_bytes(),
+    )
+
+
+def write_rows(
+    built: Built, plan: BuildPlan, shard: Shard, popularity: pl.DataFrame | None
+) -> tuple[list[FileEntry], list[Summary]]:
+    """Writes the tables of a shard and summarizes them, the two at the same time."""
+    layout = Layout.SEQUENCE_EXAMPLE if plan.spec.kind in _SEQUENTIAL else Layout.EXAMPLE
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        filled = [(split, table) for split, table in built.tables.items() if table.height]
+        summaries = [
+            pool.submit(summarize, table, plan, shard, split, popularity)
+            for split, table in filled
+        ]
+        written = [
+            entry
+            for split, table in filled
+            for entry in shards.write_shard(
+                table, plan.columns, shard, split, plan.attempt_root, plan.spec.output, layout
+            )
+        ]
+        return written, [summary.result() for summary in summaries]
+
+
+@functools.lru_cache(maxsize=1)
+def _popularity(pools: ItemPools | None, day: datetime.date) -> pl.DataFrame | None:
+    """Plays of each item on the last day of the range, by which the report groups negatives."""
+    if pools is None:
+        return None
+    return pl.DataFrame({"track_id": pools.track_id, "plays": pools.day(day).counts})
 
 
 class _BuildShardFn(beam.DoFn):
@@ -144,43 +300,48 @@ class _BuildShardFn(beam.DoFn):
         self._rows = Metrics.counter("build", "rows")
         self._msec = Metrics.counter("build", "shard-msec")
 
-    def process(self, shard: Shard, snapshot_path: str) -> Iterator[Any]:
+    def process(self, shard: Shard, _side_files: list[str]) -> Iterator[Any]:
         started = time.monotonic()
-        rows, counts = build_shard(shard, self._plan, _load_snapshots(snapshot_path))
-        entry = files.write_table(
-            rows,
-            self._plan.attempt_root,
-            shard.path,
-            SPLIT,
-            (shard.first_bucket, shard.last_bucket),
-        )
-        self._rows.inc(rows.height)
+        side = load_side_tables(self._plan)
+        built = build_shard(shard, self._plan, side)
+        popularity = _popularity(side.pools, self._plan.days[1])
+        written, summaries = write_rows(built, self._plan, shard, popularity)
+        self._rows.inc(sum(table.height for table in built.tables.values()))
         self._msec.inc(int((time.monotonic() - started) * 1000))
-        yield entry.model_dump_json()
-        yield beam.pvalue.TaggedOutput(COUNTS, json.dumps(counts))
+        for entry in written:
+            yield entry.model_dump_json()
+        yield beam.pvalue.TaggedOutput(COUNTS, json.dumps(built.counts))
+        for summary in summaries:
+            yield beam.pvalue.TaggedOutput(SUMMARIES, summary.to_bytes())
 
 
 @dataclasses.dataclass
 class BuildShards(beam.PTransform):
-    """PCollection of Shard -> dict of `files` (FileEntry) and `counts`, both JSON text."""
+    """PCollection of Shard -> dict of `files` (FileEntry) and `counts`, both JSON text, and
+    `summaries` (Summary as bytes)."""
 
     plan: BuildPlan
 
-    def expand(self, shards: beam.PCollection[Shard]) -> dict[str, beam.PCollection[str]]:
-        snapshot_path = (
-            shards.pipeline
-            | "StartSnapshots" >> beam.Create([self.plan])
-            | "WriteItemSnapshots" >> beam.Map(write_snapshots).with_output_types(str)
+    def expand(self, pcoll: beam.PCollection[Shard]) -> dict[str, beam.PCollection[Any]]:
+        side_files = (
+            pcoll.pipeline
+            | "StartSideTables" >> beam.Create([self.plan])
+            | "WriteSideTables" >> beam.FlatMap(write_side_tables).with_output_types(str)
         )
         outputs = (
-            shards
+            pcoll
             | "SpreadShards" >> beam.Reshuffle()
             | "BuildShard"
-            >> beam.ParDo(
-                _BuildShardFn(self.plan), beam.pvalue.AsSingleton(snapshot_path)
-            ).with_outputs(COUNTS, main="files")
+            >> beam.ParDo(_BuildShardFn(self.plan), beam.pvalue.AsList(side_files)).with_outputs(
+                COUNTS, SUMMARIES, main="files"
+            )
         )
-        return {"files": typed(outputs["files"], str), "counts": typed(outputs[COUNTS], str)}
+        files_of_shards = typed(outputs["files"], str)
+        return {
+            "files": (files_of_shards, side_files) | "AllFiles" >> beam.Flatten(),
+            "counts": typed(outputs[COUNTS], str),
+            "summaries": typed(outputs[SUMMARIES], bytes),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,8 +349,19 @@ class BuildGate:
     """Refuses a version whose files do not hold the examples that were counted."""
 
     def __call__(self, counts: Counts, entries: Iterable[FileEntry]) -> list[str]:
-        written = sum(entry.rows for entry in entries)
-        examples = counts.get("examples", 0)
-        if written != examples:
-            return [f"conservation: {examples} examples were made, but {written} rows written"]
-        return []
+        problems = []
+        written: dict[tuple[str, str], int] = {}
+        for entry in entries:
+            if entry.role in SPLITS:
+                key = (entry.format, entry.role)
+                written[key] = written.get(key, 0) + entry.rows
+        for (form, split), found in sorted(written.items()):
+            made = counts["splits"][split]
+            if found != made:
+                problems.append(
+                    f"conservation: {made} rows of {split} were made, but {found} written as {form}"
+                )
+        made, examples = sum(counts["splits"].values()), counts["examples"]
+        if made != examples:
+            problems.append(f"conservation: {examples} examples were counted, but {made} rows made")
+        return problems

@@ -50,6 +50,15 @@ def write_table(
     return describe(attempt_root, path, role, table.height, buckets)
 
 
+def write_bytes(data: bytes, attempt_root: str, path: str, role: str) -> FileEntry:
+    """Writes a file that is no table, and hashes it as it can be read back."""
+    full_path = storage.join(attempt_root, path)
+    with storage.create_writer(full_path) as stream:
+        stream.write(data)
+    digest, size = storage.sha256(full_path)
+    return FileEntry(path=path, role=role, format="other", rows=0, bytes=size, sha256=digest)
+
+
 def describe(
     attempt_root: str,
     path: str,

@@ -3,31 +3,45 @@
 Every label of an example at t looks at events in [t, t + horizon); every feature looks at events
 before t. No event is both.
 
-| label          | rule                                                                | source |
-|----------------|---------------------------------------------------------------------|--------|
-| `played`       | the impression has an outcome (`attribution`); true for a play row  |        |
-| `streamed_30s` | played_ms >= 30,000                              | BaRT, McInerney et al. 2018 |
-| `completion`   | clip(played_ms / track_duration_ms, 0, cap); cap > 1 keeps replays  | Yambda |
-| `skipped`      | see `is_skipped`                                   | Spotify history, MSSD |
-| `liked`        | the latest like or unlike of (user, track) in the horizon is a like | Yambda |
-| `saved`        | the same for save and unsave                                        |        |
-| `reward`       | sum of weight x label over the spec's weights                       |        |
+| label               | rule                                                           | source |
+|---------------------|----------------------------------------------------------------|--------|
+| `played`            | the impression has an outcome (`attribution`); true for a play |        |
+| `streamed_30s`      | played_ms >= 30,000                         | BaRT, McInerney et al. 2018 |
+| `scrobble`          | see `is_scrobble`                                | Last.fm, ListenBrainz |
+| `completion`        | clip(played_ms / track_duration_ms, 0, cap); cap > 1 keeps replays | Yambda |
+| `skip_1`, `_2`, `_3` | nested: very early, early, before the end; see `skips` | Spotify history, MSSD |
+| `liked`             | the latest like or unlike of (user, track) in the horizon is a like | Yambda |
+| `saved`             | the same for save and unsave                                   |        |
+| `returned_24h`      | the user starts another session in (t, t + 24 h)               |        |
+| `session_continued` | another play than the outcome starts in the session after t    |        |
+| `reward`            | sum of weight x label over the spec's weights                  |        |
 
 An impression that was not played was not streamed, not skipped, and has completion 0. A label of a
 play whose source does not say what it needs (Last.fm has no played time) is null, never false, and
 a reward with such a label in it is null. A row is mature when its horizon ends at or before the
 watermark, the instant before which every event that will ever count is known, late ones included:
-the label of a row that was published never changes. Immature rows are withheld and counted.
+the label of a row that was published never changes. Immature rows are withheld and counted. A row
+whose horizon ends behind the border of its split is dropped, or kept as censored, with all labels
+null (`splits`).
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import polars as pl
 
-from transforms.timeline import BoolArray, IntArray, SortedGroups
+from transforms.timeline import HOUR_US, BoolArray, IntArray, SortedGroups
 
 STREAM_MS = 30_000  # the 30 s rule of streaming counts (McInerney et al. 2018, BaRT)
+
+# The rule of scrobbling services: half of the track or four minutes, of tracks above half a minute.
+SCROBBLE_SHARE = 0.5
+SCROBBLE_MS = 240_000
+SCROBBLE_MIN_TRACK_MS = 30_000
+
+RETURN_US = 24 * HOUR_US
 
 # Ends of a play that say nothing about taste: it ended by itself, or by a technical fault.
 NOT_A_SKIP = (
@@ -35,63 +49,107 @@ NOT_A_SKIP = (
     "appload", "reload", "switched-to-audio", "switched-to-video",
 )  # fmt: skip
 
-LABELS = ("played", "streamed_30s", "completion", "skipped", "liked", "saved")
+LABELS = (
+    "played", "streamed_30s", "scrobble", "completion", "skip_1", "skip_2", "skip_3", "liked",
+    "saved", "returned_24h", "session_continued",
+)  # fmt: skip
+
+MATURE, CENSORED = "mature", "censored"
 
 
-def is_skipped(skip_below_ms: int) -> pl.Expr:
-    """Whether a play was skipped, over event columns; null where it cannot be told.
+@dataclasses.dataclass(frozen=True)
+class PlayRule:
+    """Thresholds of what a play says by itself.
 
-    A play is skipped if it was cut below `skip_below_ms` and did not end by itself or by a fault.
-    The source's `skipped` flag is not trusted: real exports have it false on plays of a second that
-    end with the forward button. Where the played time is unknown but the source gives a skip level
-    (MSSD), levels 2 and 3 are skips. Plays stamped at sync time (`time_quality = sync`) are never
-    judged.
+    Attributes:
+      skip_1_below_ms, skip_2_below_ms: a play cut before this is a skip of level 1, 2.
+      skip_3_below_share: a play cut before this share of its track is a skip of level 3.
+      completion_cap: largest completion.
+    """
+
+    skip_1_below_ms: int
+    skip_2_below_ms: int
+    skip_3_below_share: float
+    completion_cap: float
+
+
+def skips(rule: PlayRule) -> dict[str, pl.Expr]:
+    """`skip_1`, `skip_2`, `skip_3` over event columns; null where it cannot be told.
+
+    A play is skipped if it was cut below the level's threshold and did not end by itself or by a
+    fault; a skip of one level is one of all higher levels. The source's `skipped` flag is not
+    trusted: real exports have it false on plays of a second that end with the forward button. Where
+    the played time is unknown but the source gives a level (MSSD: 3 very brief, 2 brief, 1 most
+    played), that decides. Plays stamped at sync time (`time_quality = sync`) are never judged.
     """
     by_itself = pl.col("reason_end").is_in(list(NOT_A_SKIP)).fill_null(value=False)
-    cut = (pl.col("played_ms") < skip_below_ms) & ~by_itself
-    by_time = pl.when(pl.col("played_ms").is_not_null()).then(cut)
-    by_level = pl.col("source_skip_level") >= 2
-    return pl.when(pl.col("time_quality") != "sync").then(pl.coalesce(by_time, by_level))
+    played, track = pl.col("played_ms"), pl.col("track_duration_ms")
+    below = [played < rule.skip_1_below_ms, played < rule.skip_2_below_ms]
+    below.append(below[1] | (played < track * rule.skip_3_below_share))
+    judged = pl.col("time_quality") != "sync"
+    return {
+        f"skip_{level}": pl.when(judged).then(
+            pl.when(played.is_not_null())
+            .then(cut & ~by_itself)
+            .otherwise(pl.col("source_skip_level") >= 4 - level)
+        )
+        for level, cut in enumerate(below, start=1)
+    }
 
 
-def play_labels(plays: pl.DataFrame, skip_below_ms: int, completion_cap: float) -> pl.DataFrame:
-    """`streamed_30s`, `completion`, `skipped` of plays, row by row.
+def is_scrobble() -> pl.Expr:
+    """Played for half of the track or four minutes, of a track longer than half a minute.
+
+    Null where the played time is unknown, or the length is and the play is shorter than that.
+    """
+    played, track = pl.col("played_ms"), pl.col("track_duration_ms")
+    enough = (played >= SCROBBLE_MS) | (played >= track * SCROBBLE_SHARE)
+    return enough & (track > SCROBBLE_MIN_TRACK_MS).fill_null(played >= SCROBBLE_MS)
+
+
+def play_labels(plays: pl.DataFrame, rule: PlayRule) -> pl.DataFrame:
+    """What plays say by themselves, row by row.
 
     Args:
       plays: `played_ms`, `track_duration_ms`, `reason_end`, `source_skip_level`, `time_quality`.
-      skip_below_ms: see `is_skipped`.
-      completion_cap: largest completion.
+      rule: thresholds.
+
+    Returns:
+      `streamed_30s`, `scrobble`, `completion`, `skip_1`, `skip_2`, `skip_3`.
     """
     ratio = pl.col("played_ms") / pl.col("track_duration_ms")
     return plays.select(
         (pl.col("played_ms") >= STREAM_MS).alias("streamed_30s"),
-        ratio.clip(0.0, completion_cap).alias("completion"),
-        is_skipped(skip_below_ms).alias("skipped"),
+        is_scrobble().alias("scrobble"),
+        ratio.clip(0.0, rule.completion_cap).alias("completion"),
+        **skips(rule),
     )
 
 
-def resolved_within(
+def resolve_within(
     actions: SortedGroups,
     is_positive: BoolArray,
     group: IntArray,
     t_us: IntArray,
-    horizon_us: int,
-) -> BoolArray:
-    """Whether the latest action of a group in [t, t + horizon) is a positive one.
+    horizon_us: int | IntArray,
+) -> IntArray:
+    """The latest action of a group in [t, t + horizon) if it is a positive one, else -1.
 
     Args:
       actions: likes and unlikes (or saves and unsaves) by (user, track), in store order.
       is_positive: like rather than unlike, for each action.
       group, t_us: of each example.
-      horizon_us: length of the window.
+      horizon_us: length of the window, one for all or one for each example.
+
+    Returns:
+      Index of the action, in the order of `actions`.
     """
+    if len(is_positive) == 0:
+        return np.full(len(group), -1, dtype=np.int64)
     first = actions.count_before(group, t_us)
     after = actions.count_before(group, t_us + horizon_us)
-    found = after > first
-    last = np.where(found, after - 1, 0)
-    if len(is_positive) == 0:
-        return np.zeros(len(group), dtype=bool)
-    return found & is_positive[last]
+    last = np.where(after > first, after - 1, 0)
+    return np.where((after > first) & is_positive[last], last, -1)
 
 
 def reward(weights: dict[str, float]) -> pl.Expr:

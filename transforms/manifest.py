@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from typing import Any, Literal
 
@@ -25,6 +26,11 @@ from transforms.errors import DataRefusedError, UsageError
 
 MANIFEST_NAME = "manifest.json"
 POINTER_NAME = "CURRENT.json"
+# In the folder of an attempt that a gate refused: what its manifest would have been.
+AUDIT_NAME = "audit.json"
+
+# Side files that say how a version differs from the one before it.
+COMPARING_ROLES = ("anomalies", "report")
 
 # What a path in a manifest may look like, so that a forged one cannot leave its folder.
 _SAFE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]{0,199}")
@@ -64,8 +70,10 @@ class FileEntry(StrictModel):
 
     Attributes:
       path: relative to the attempt's folder.
-      role: what it holds ("events", "item_day", "quarantine", "set_aside", or a split's name).
-      rows: rows counted in the file after it was written.
+      role: what it holds: in a store partition "events", "item_day", "quarantine", "set_aside"; in a
+        dataset the split's name, or the kind of a side file ("statistics", "report", ...).
+      format: how it is encoded; a split that is written in two formats has the same rows in both.
+      rows: rows counted in the file after it was written; 0 for what is not a table.
       bytes: size.
       sha256: hex digest of the bytes as read back.
       first_bucket, last_bucket: inclusive range of user buckets in it; null where users do not
@@ -74,6 +82,7 @@ class FileEntry(StrictModel):
 
     path: str
     role: str
+    format: Literal["parquet", "tfrecord", "other"] = "parquet"
     rows: int = pydantic.Field(ge=0)
     bytes: int = pydantic.Field(ge=0)
     sha256: str = pydantic.Field(pattern="^[0-9a-f]{64}$")
@@ -87,13 +96,25 @@ class FileEntry(StrictModel):
 
 
 class ColumnEntry(StrictModel):
-    """A column of the data files: name, Arrow type, nullability, description, and its family."""
+    """A column of the data files.
+
+    Attributes:
+      name, type: column name and Arrow type.
+      nullable: whether null means something.
+      description: what it is.
+      family: what it is for ("context", "user", "label", ...); null in a store partition.
+      unit: unit of a number; null where there is none to say.
+      identifier: values are ids of many things (users, tracks, requests): statistics count them by
+        sketches and never list them all.
+    """
 
     name: str
     type: str
     nullable: bool = True
     description: str = ""
     family: str | None = None
+    unit: str | None = None
+    identifier: bool = False
 
 
 class RunInfo(StrictModel):
@@ -115,7 +136,7 @@ class Manifest(StrictModel):
 
     Attributes:
       format_version: of this file's layout.
-      kind: "events" (a store partition) or "dataset".
+      kind: "events" (a store partition), "dataset", or "semantic_ids" (item -> code digits).
       name: partition day or dataset name.
       version: folder name; ends in the fingerprint, so equal work has an equal name.
       fingerprint: digest of inputs, configuration and code version.
@@ -123,6 +144,7 @@ class Manifest(StrictModel):
       status: "OK", or "EMPTY" when there were input files but no event was kept.
       config: options and spec that decide the data.
       columns: of the data files.
+      key: columns that identify a row.
       inputs: raw files or store versions that were read.
       files: every file of the version.
       counts: rows in and out of every stage.
@@ -130,7 +152,7 @@ class Manifest(StrictModel):
     """
 
     format_version: Literal[1] = 1
-    kind: Literal["events", "dataset"]
+    kind: Literal["events", "dataset", "semantic_ids"]
     name: str
     version: str
     fingerprint: str
@@ -138,6 +160,7 @@ class Manifest(StrictModel):
     status: Literal["OK", "EMPTY"]
     config: dict[str, Any]
     columns: tuple[ColumnEntry, ...]
+    key: tuple[str, ...] = ("user_id", "event_id")
     inputs: tuple[InputFileEntry | InputVersionEntry, ...]
     files: tuple[FileEntry, ...]
     counts: dict[str, Any]
@@ -152,8 +175,13 @@ class Manifest(StrictModel):
         return (json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n").encode()
 
     def digest(self) -> str:
-        """SHA-256 of everything but `run`: equal for equal data, whenever and wherever built."""
-        body = self.model_dump(exclude={"run"})
+        """SHA-256 of everything but `run` and files that compare with other versions: equal for
+        equal data, whenever and wherever built. A field that a later Playhead adds does not change
+        it: what has its default takes no part."""
+        own = [entry for entry in self.files if entry.role not in COMPARING_ROLES]
+        body = self.model_copy(update={"files": tuple(own)}).model_dump(
+            exclude={"run"}, exclude_defaults=True
+        )
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -281,6 +309,32 @@ def require_current(root: str, what: str) -> Manifest:
     if manifest is None:
         raise UsageError(f"{root}: nothing is published here; expected {what}")
     return manifest
+
+
+def resolve(path: str, expected: str = "a dataset") -> tuple[str, Manifest]:
+    """The root and manifest of what a path names.
+
+    Args:
+      path: the folder of a version; or of versions, whose current one is taken; or of an attempt
+        that a gate refused (its audit manifest is read).
+      expected: what should be there, for the error.
+
+    Raises:
+      UsageError: if nothing is published there.
+      DataRefusedError: if what is there is damaged.
+    """
+    path = path.rstrip("/") or path
+    if storage.is_local(path):
+        path = os.path.abspath(path)
+    folder, name = path.rsplit("/", 1) if "/" in path else ("", path)
+    if storage.exists(storage.join(path, AUDIT_NAME)):
+        refused: Manifest = _parse(storage.join(path, AUDIT_NAME), Manifest)
+        return folder.rsplit("/", 1)[0], refused
+    if storage.exists(storage.join(path, MANIFEST_NAME)):
+        found = load(folder, name)
+        if found is not None:
+            return folder, found
+    return path, require_current(path, expected)
 
 
 def read_verified(path: str, entry: FileEntry) -> bytes:

@@ -10,7 +10,7 @@ import dataclasses
 import datetime
 import json
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import apache_beam as beam
 
@@ -18,7 +18,13 @@ from transforms import counts as row_counts
 from transforms import manifest, storage
 from transforms.counts import Counts
 from transforms.errors import DataRefusedError, UnreadableInputError
-from transforms.manifest import ColumnEntry, FileEntry, InputFileEntry, InputVersionEntry
+from transforms.manifest import (
+    ColumnEntry,
+    FileEntry,
+    InputFileEntry,
+    InputVersionEntry,
+    Manifest,
+)
 
 SPILL_FOLDER = "spill"
 _SHOWN_PROBLEMS = 10
@@ -44,6 +50,7 @@ class Draft:
     attempt: str
     started_at: str
     runner: str
+    key: tuple[str, ...] = ("user_id", "event_id")
     companion: tuple[str, str] | None = None
 
     @property
@@ -55,7 +62,48 @@ class Draft:
         return storage.join(self.attempt_root, SPILL_FOLDER)
 
 
+    def manifest(self, files: Iterable[FileEntry], counts: Counts, rows: int) -> Manifest:
+        """The manifest of what was made."""
+        return Manifest(
+            kind=self.kind,
+            name=self.name,
+            version=self.version,
+            fingerprint=self.fingerprint,
+            code_version=self.code_version,
+            status="OK" if rows else "EMPTY",
+            config=self.config,
+            columns=self.columns,
+            key=self.key,
+            inputs=self.inputs,
+            files=tuple(sorted(files, key=lambda entry: entry.path)),
+            counts=counts,
+            run=manifest.RunInfo(
+                attempt=self.attempt,
+                started_at=self.started_at,
+                finished_at=utc_now(),
+                runner=self.runner,
+            ),
+        )
+
+
 Gate = Callable[[Counts, list[FileEntry]], list[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What a job made of the whole version at its end.
+
+    Attributes:
+      manifest: of the version, side files included.
+      problems: reasons to refuse it; the attempt is then kept for whoever has to find out why.
+    """
+
+    manifest: Manifest
+    problems: list[str]
+
+
+# (draft, total counts, files, what shards said) -> the manifest, and what speaks against it.
+Finish = Callable[[Draft, Counts, list[FileEntry], list[bytes]], Finished]
 
 
 def utc_now() -> str:
@@ -78,10 +126,10 @@ def check_file_errors(errors: Iterable[str], file_count: int) -> None:
 
 
 class _CommitFn(beam.DoFn):
-    def __init__(self, draft: Draft, gate: Gate, rows_role: str) -> None:
+    def __init__(self, draft: Draft, gate: Gate, finish: Finish) -> None:
         self._draft = draft
         self._gate = gate
-        self._rows_role = rows_role
+        self._finish = finish
 
     def process(
         self,
@@ -89,6 +137,7 @@ class _CommitFn(beam.DoFn):
         files: list[str],
         counts: list[str],
         file_errors: list[str],
+        summaries: list[bytes],
     ) -> Iterable[str]:
         draft = self._draft
         check_file_errors(file_errors, len(draft.inputs))
@@ -99,27 +148,11 @@ class _CommitFn(beam.DoFn):
         problems = self._gate(total, entries)
         if problems:
             raise DataRefusedError("; ".join(problems))
-        kept = sum(entry.rows for entry in entries if entry.role == self._rows_role)
-        ours = manifest.Manifest(
-            kind=draft.kind,
-            name=draft.name,
-            version=draft.version,
-            fingerprint=draft.fingerprint,
-            code_version=draft.code_version,
-            status="OK" if kept else "EMPTY",
-            config=draft.config,
-            columns=draft.columns,
-            inputs=draft.inputs,
-            files=tuple(entries),
-            counts=total,
-            run=manifest.RunInfo(
-                attempt=draft.attempt,
-                started_at=draft.started_at,
-                finished_at=utc_now(),
-                runner=draft.runner,
-            ),
-        )
+        finished = self._finish(draft, total, entries, summaries)
+        ours = finished.manifest
         storage.delete_tree(draft.spill_root)
+        if finished.problems:
+            _keep_for_audit(draft, ours, finished.problems)
         if draft.companion is not None:
             path, text = draft.companion
             created = storage.create_if_absent(path, text.encode())
@@ -131,33 +164,63 @@ class _CommitFn(beam.DoFn):
         return [winner.version]
 
 
+def _keep_for_audit(draft: Draft, refused: Manifest, problems: list[str]) -> NoReturn:
+    """Leaves what a manifest would have said beside the files, and refuses the version."""
+    with storage.create_writer(storage.join(draft.attempt_root, manifest.AUDIT_NAME)) as stream:
+        stream.write(refused.to_json())
+    listed = "\n".join(f"  {problem}" for problem in problems)
+    raise DataRefusedError(
+        f"{len(problems)} {'gate' if len(problems) == 1 else 'gates'} failed; nothing was "
+        f"published:\n{listed}\nwhat was made can be read at {draft.attempt_root}"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishRows:
+    """A version that is its files; `role` is that of those that hold its rows."""
+
+    role: str
+
+    def __call__(
+        self, draft: Draft, counts: Counts, files: list[FileEntry], _summaries: list[bytes]
+    ) -> Finished:
+        rows = sum(entry.rows for entry in files if entry.role == self.role)
+        return Finished(draft.manifest(files, counts, rows), [])
+
+
 @dataclasses.dataclass
 class PublishVersion(beam.PTransform):
     """Commits a version from the descriptions of what was written.
 
-    Input: a dict of PCollections of JSON text: `files` (FileEntry), `counts` (Counts), and
-    `file_errors` (plain text; any refuses the version). Output: one element, the version's name.
+    Input: a dict of PCollections: `files` (FileEntry as JSON text), `counts` (Counts as JSON text),
+    `file_errors` (text; any refuses the version), and `summaries` (bytes, for `finish`). Those of
+    the last two that are not there are empty. Output: one element, the version's name.
 
     Attributes:
       draft: what is known beforehand.
       gate: (total counts, files) -> reasons to refuse, empty to publish.
-      rows_role: role of the files that hold the version's rows.
+      finish: makes the manifest, and side files of the whole version.
     """
 
     draft: Draft
     gate: Gate
-    rows_role: str
+    finish: Finish
 
-    def expand(self, pcolls: dict[str, beam.PCollection[str]]) -> beam.PCollection[str]:
+    def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> beam.PCollection[str]:
         pipeline = pcolls["files"].pipeline
+        for name, kind in (("file_errors", str), ("summaries", bytes)):
+            if name not in pcolls:
+                none = pipeline | f"No_{name}" >> beam.Create([]).with_output_types(kind)
+                pcolls = {**pcolls, name: none}
         return (
             pipeline
             | "StartCommit" >> beam.Create([0])
             | "Commit"
             >> beam.ParDo(
-                _CommitFn(self.draft, self.gate, self.rows_role),
+                _CommitFn(self.draft, self.gate, self.finish),
                 files=beam.pvalue.AsList(pcolls["files"]),
                 counts=beam.pvalue.AsList(pcolls["counts"]),
                 file_errors=beam.pvalue.AsList(pcolls["file_errors"]),
+                summaries=beam.pvalue.AsList(pcolls["summaries"]),
             ).with_output_types(str)
         )

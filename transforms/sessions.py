@@ -7,6 +7,9 @@ impression that was shown, within the gap before it: that is, if
 `event_time + played_ms` (at most the cap later; at once where played_ms is unknown), the end of an
 impression its event_time. Exactly the gap apart starts a new session.
 
+Plays stamped at sync time (`time_quality = sync`, `bursts`) take no part: their times say when a
+device came online, not when it played. They belong to no session and end no gap.
+
 Where the source gives sessions (MSSD), a user's events with the same `source_session_id` are one
 session, whatever lies between them, until two of them are more than the cap apart; they take no
 part in the gap rule of other events.

@@ -25,7 +25,8 @@ from transforms import hashing, labels, manifest, storage
 from transforms.buckets import MAX_BUCKETS, check_bucket_count
 from transforms.config import StrictModel
 from transforms.errors import DataRefusedError, UsageError
-from transforms.events import NEAR_DUPLICATE
+from transforms.counts import Counts
+from transforms.events import NEAR_DUPLICATE, STORE_SCHEMA
 from transforms.manifest import FileEntry, Manifest
 from transforms.timeline import DAY_US
 
@@ -218,9 +219,38 @@ def read_table(path: str, entry: FileEntry, columns: list[str] | None = None) ->
     return pl.read_parquet(io.BytesIO(manifest.read_verified(path, entry)), columns=columns)
 
 
+def schema_of(columns: list[str]) -> dict[str, pl.DataType]:
+    """Types of some store columns."""
+    return {name: STORE_SCHEMA[name] for name in columns}
+
+
+def read_catalog(path: str) -> pl.DataFrame:
+    """`track_id` and `release_time` of a Parquet file of CatalogTrack.
+
+    Raises:
+      UsageError: if it is no such file.
+    """
+    wanted = {"track_id": pl.String(), "release_time": pl.Datetime("us", "UTC")}
+    try:
+        table = pl.read_parquet(io.BytesIO(storage.read_bytes(path)), columns=list(wanted))
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"--catalog: {path}: expected a Parquet file with {', '.join(wanted)} "
+            f"(schemas/catalog.py), got: {reason}"
+        ) from None
+    for name, kind in wanted.items():
+        if table[name].dtype != kind or table[name].null_count():
+            raise UsageError(
+                f"--catalog: {path}: {name}: expected {kind} without nulls, got "
+                f"{table[name].dtype} with {table[name].null_count()}"
+            )
+    return table
+
+
 def read_events(
-    file: BucketFile, columns: list[str], first_us: int, end_us: int
-) -> tuple[pl.DataFrame, int]:
+    file: BucketFile, columns: list[str], first_us: int, end_us: int, as_of_us: int | None
+) -> tuple[pl.DataFrame, Counts]:
     """Some columns of a bucket's events with event_time in [first, end).
 
     Args:
@@ -229,9 +259,11 @@ def read_events(
         after the day it runs.
       columns: to read; event_time and received_time are among them.
       first_us, end_us: UTC microseconds.
+      as_of_us: events received after this instant are not known yet; None if all are.
 
     Returns:
-      The table in store order, and how many events were left out as late.
+      The table in store order, and how many events were left out: `late` ones, else those
+      `after_as_of`.
 
     Raises:
       DataRefusedError: if the file is not the one that was published.
@@ -239,13 +271,18 @@ def read_events(
     table = read_table(file.path, file.entry, columns)
     event, received = (pl.col(name).to_physical() for name in ("event_time", "received_time"))
     inside = (event >= first_us) & (event < end_us)
-    late = pl.lit(value=False)
+    late = after = pl.lit(value=False)
     if file.lateness_days is not None:
         late = received // DAY_US - event // DAY_US > file.lateness_days
-    flags = table.select(wanted=inside & ~late, late=inside & late)
+    if as_of_us is not None:
+        after = received > as_of_us
+    flags = table.select(
+        wanted=inside & ~late & ~after, late=inside & late, after=inside & after & ~late
+    )
     wanted = flags["wanted"]
     kept = table if wanted.all() else table.filter(wanted)
-    return kept.select(columns), int(flags["late"].sum())
+    left_out = {"late": int(flags["late"].sum()), "after_as_of": int(flags["after"].sum())}
+    return kept.select(columns), left_out
 
 
 def item_day_counts(table: pl.DataFrame) -> pl.DataFrame:

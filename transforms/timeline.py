@@ -124,3 +124,70 @@ def prefix_sums(values: npt.NDArray[Any]) -> IntArray:
     sums = np.zeros(len(values) + 1, dtype=np.int64)
     np.cumsum(values, out=sums[1:])
     return sums
+
+
+@dataclasses.dataclass(frozen=True)
+class Occurrences:
+    """Some events by (group, instant), with prefix sums over flags of them.
+
+    Attributes:
+      index: searchable by (group, instant).
+      rows: row of the event table of each, in that order.
+      time_us: instant of each, in that order.
+    """
+
+    index: SortedGroups
+    rows: IntArray
+    time_us: IntArray
+
+    @classmethod
+    def of(cls, group: IntArray, time_us: IntArray, rows: IntArray) -> Occurrences:
+        """Sorts `rows` by (group, time, row)."""
+        order = np.lexsort((rows, time_us, group))
+        return cls(SortedGroups.of(group[order], time_us[order]), rows[order], time_us[order])
+
+    def bounds(
+        self, group: IntArray, instant_us: IntArray, window_us: int
+    ) -> tuple[IntArray, IntArray]:
+        """[first, after) of the group's occurrences in [instant - window, instant)."""
+        after = self.index.count_before(group, instant_us)
+        return self.index.count_before(group, instant_us - window_us), after
+
+    def count(
+        self,
+        group: IntArray,
+        instant_us: IntArray,
+        window_us: int,
+        flag: BoolArray | None = None,
+    ) -> IntArray:
+        """Occurrences of the group in [instant - window, instant); only those with `flag`.
+
+        `flag` is over the rows of the event table.
+        """
+        first, after = self.bounds(group, instant_us, window_us)
+        if flag is None:
+            return after - first
+        sums = prefix_sums(flag[self.rows])
+        return sums[after] - sums[first]
+
+
+def flat_ranges(first: IntArray, after: IntArray) -> tuple[IntArray, IntArray]:
+    """Indices first, first + 1, ..., after - 1 of every range in one array, and where each range
+    begins in it (one more offset than ranges)."""
+    lengths = after - first
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    flat = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - first, lengths)
+    return flat, offsets
+
+
+def as_lists(values: pl.Series, offsets: IntArray) -> pl.Series:
+    """A List column whose lists are cut out of `values` at the offsets."""
+    array = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values.to_arrow())
+    lists = pl.Series(array)
+    assert isinstance(lists, pl.Series)
+    return lists.cast(pl.List(values.dtype))
+
+
+def nullable(values: npt.NDArray[Any], valid: BoolArray) -> pl.Series:
+    """A column of the values, null where they are not valid."""
+    return pl.select(pl.when(pl.Series(valid)).then(pl.Series(values))).to_series()

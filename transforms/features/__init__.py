@@ -1,6 +1,6 @@
 """Point-in-time features, one module a family; importing this package registers all of them."""
 
-from transforms.features import history, item, session, user, user_item
+from transforms.features import history, item, request, session, user, user_item
 from transforms.features.registry import FEATURES, Feature, compute
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "compute",
     "history",
     "item",
+    "request",
     "session",
     "user",
     "user_item",

@@ -56,6 +56,16 @@ def snapshots(
     )
 
 
+def known_before(keys: pl.DataFrame, item_snapshots: pl.DataFrame) -> pl.DataFrame:
+    """The snapshot of each (day, track_id), row by row; nulls for a track that has none."""
+    return keys.join(item_snapshots, on=["day", "track_id"], how="left", maintain_order="left")
+
+
+def cold_items(keys: pl.DataFrame, item_snapshots: pl.DataFrame) -> pl.Series:
+    """Whether nobody is known to have played the track in the week before the day."""
+    return known_before(keys, item_snapshots)[f"item_plays_{WINDOW_DAYS}d"].fill_null(0) == 0
+
+
 @feature(
     Feature(
         "item_plays_7d",
@@ -82,9 +92,5 @@ def item_popularity(context: FeatureContext) -> Columns:
     keys = context.events[context.rows].select(
         pl.col("event_time").dt.date().alias("day"), "track_id"
     )
-    joined = keys.join(
-        context.item_snapshots, on=["day", "track_id"], how="left", maintain_order="left"
-    )
-    return {
-        name: joined[name].fill_null(0) for name in SNAPSHOT_SCHEMA if name.startswith("item_")
-    }  # fmt: skip
+    known = known_before(keys, context.item_snapshots)
+    return {name: known[name].fill_null(0) for name in SNAPSHOT_SCHEMA if name.startswith("item_")}

@@ -1,5 +1,8 @@
 """The registry of features: each declares what it is before it may be in a dataset.
 
+Schema, statistics, docs and dataset card come from the declaration, and a test of the registry runs
+every registered feature against the future, so a new signal is one decorated function.
+
 A feature function takes a `FeatureContext` and returns one column for each feature it declares, row
 by row of the context's examples. It sees the events of one bucket; whatever it counts must have
 happened before the example's instant, strictly:
@@ -26,7 +29,7 @@ WEEK_US = 7 * DAY_US
 Columns = Mapping[str, Any]  # feature name -> pl.Series or NumPy array of the examples' length
 Function = Callable[[FeatureContext], Columns]
 
-FAMILIES = ("user", "item", "user-item", "session", "history")
+FAMILIES = ("context", "user", "item", "user-item", "session", "history")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Feature:
       unit: unit of the number ("1" for counts).
       window_us: how far before the example it looks; bounds what a day's build has to read.
       nullable: whether null means something.
+      identifier: values are ids of many things, or lists of them.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Feature:
     unit: str = "1"
     window_us: int = WEEK_US
     nullable: bool = False
+    identifier: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

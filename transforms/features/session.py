@@ -1,20 +1,16 @@
-"""The session so far. All null where the session is longer than its cap."""
+"""The session so far. All null past the cap of the session, and for plays stamped at sync time."""
 
 from __future__ import annotations
 
 import numpy as np
 import polars as pl
 
-from transforms.features.context import FeatureContext, Occurrences
+from transforms.features.context import FeatureContext
 from transforms.features.registry import Columns, Feature, feature
-from transforms.timeline import HOUR_US, BoolArray, IntArray
+from transforms.timeline import HOUR_US, Occurrences, nullable
 
 _SESSION_US = 24 * HOUR_US  # the usual cap of a session; `SessionRule` bounds what is read
 _EVER_US = 1 << 60  # a session's own events are bounded by the session
-
-
-def _nullable(values: IntArray, valid: BoolArray) -> pl.Series:
-    return pl.select(pl.when(pl.Series(valid)).then(pl.Series(values))).to_series()
 
 
 @feature(
@@ -64,31 +60,25 @@ def _nullable(values: IntArray, valid: BoolArray) -> pl.Series:
 def session_so_far(context: FeatureContext) -> Columns:
     """Events of the example's session strictly before t."""
     makers, sessions = context.makers, context.sessions
-    at = np.searchsorted(makers, context.rows)
-    start = sessions.start[at]
-    valid = ~sessions.overflow[at]
+    start, valid, now_us = context.row_session, context.row_in_session, context.row_time_us
     begun = Occurrences.of(sessions.start, context.time_us[makers], makers)
 
     is_play = context.is_play[makers]
     plays = makers[is_play]
     played = Occurrences.of(sessions.start[is_play], context.time_us[plays], plays)
-    first, after = played.bounds(start, context.row_time_us, _EVER_US)
+    first, after = played.bounds(start, now_us, _EVER_US)
     has_play = after > first
-    last_us = played.time_us[np.where(has_play, after - 1, 0)] if len(plays) else start
+    last_us = played.time_us[np.where(has_play, after - 1, 0)] if len(plays) else now_us
 
     # A skip is known at the end of its play, and plays end in another order than they start.
     ended = Occurrences.of(sessions.start[is_play], context.end_us[plays], plays)
-    age_us = context.row_time_us - context.time_us[makers[start]]
+    age_us = now_us - context.session_start_us[context.rows]
+    impressions = begun.count(start, now_us, _EVER_US, context.is_impression)
+    skips = ended.count(start, now_us, _EVER_US, context.is_skip)
     return {
-        "session_age_ms": _nullable(age_us // 1000, valid),
-        "session_plays": _nullable(after - first, valid),
-        "session_impressions": _nullable(
-            begun.count(start, context.row_time_us, _EVER_US, context.is_impression), valid
-        ),
-        "session_skips": _nullable(
-            ended.count(start, context.row_time_us, _EVER_US, context.is_skip), valid
-        ),
-        "session_ms_since_play": _nullable(
-            (context.row_time_us - last_us) // 1000, valid & has_play
-        ),
-    }  # fmt: skip
+        "session_age_ms": nullable(age_us // 1000, valid),
+        "session_plays": nullable(after - first, valid),
+        "session_impressions": nullable(impressions, valid),
+        "session_skips": nullable(skips, valid),
+        "session_ms_since_play": nullable((now_us - last_us) // 1000, valid & has_play),
+    }

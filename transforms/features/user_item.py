@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from transforms.features.context import FeatureContext, Occurrences
+from transforms import timeline
+from transforms.features.context import FeatureContext
 from transforms.features.registry import WEEK_US, Columns, Feature, feature
+from transforms.timeline import Occurrences
 
 
 @feature(
@@ -32,10 +34,10 @@ def user_track_plays(context: FeatureContext) -> Columns:
     first, after = plays.bounds(context.tracks[context.rows], context.row_time_us, WEEK_US)
     found = after > first
     last_us = plays.time_us[np.where(found, after - 1, 0)] if len(rows) else context.row_time_us
-    since = pl.Series((context.row_time_us - last_us) // 1000)
+    since_ms = (context.row_time_us - last_us) // 1000
     return {
         "user_track_plays_7d": after - first,
-        "user_track_ms_since_play": pl.select(pl.when(pl.Series(found)).then(since)).to_series(),
+        "user_track_ms_since_play": timeline.nullable(since_ms, found),
     }
 
 
@@ -70,7 +72,4 @@ def user_artist_plays(context: FeatureContext) -> Columns:
     plays = Occurrences.of(context.artists[rows], context.time_us[rows], rows)
     artist = context.artists[context.rows]
     count = plays.count(np.maximum(artist, 0), context.row_time_us, WEEK_US)
-    known = pl.Series(artist >= 0)
-    return {
-        "user_artist_plays_7d": pl.select(pl.when(known).then(pl.Series(count))).to_series()
-    }  # fmt: skip
+    return {"user_artist_plays_7d": timeline.nullable(count, artist >= 0)}

@@ -1,0 +1,178 @@
+"""The end of a build: what the shards said of their rows becomes statistics, checks, and the pages
+that describe the version. It runs once, in the step that commits.
+
+    statistics/<split>.pb   DatasetFeatureStatisticsList of the split (transforms.statistics)
+    schema.pbtxt            the TFMD schema that it was checked against (transforms.validation)
+    tallies.json            split -> counts that the report is drawn from (transforms.tallies)
+    anomalies.json          what the gates found
+    report.html             for people (transforms.report)
+    README.md, croissant.json   for Hugging Face and for Croissant readers
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from tensorflow_metadata.proto.v0 import statistics_pb2
+
+from transforms import counts as row_counts
+from transforms import (
+    card,
+    croissant,
+    exposure,
+    files,
+    manifest,
+    report,
+    statistics,
+    storage,
+    validation,
+)
+from transforms.building import Summary
+from transforms.counts import Counts
+from transforms.findings import Finding
+from transforms.manifest import FileEntry, Manifest
+from transforms.planning import Planned
+from transforms.publish import Draft, Finished
+from transforms.specs import DatasetSpec
+from transforms.splits import SPLITS
+from transforms.statistics import SplitStatistics
+
+Statistics = statistics_pb2.DatasetFeatureStatistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Previous:
+    """The version that was current before: what drift is measured against."""
+
+    manifest: Manifest
+    tallies: dict[str, Counts]
+    statistics: dict[str, Statistics]
+
+    @classmethod
+    def of(cls, root: str, draft: Draft) -> Previous | None:
+        """None if there is none of the same dataset, or it has no rows."""
+        found = manifest.load_current(root)
+        if found is None or found.name != draft.name or found.status == "EMPTY":
+            return None
+        read = {}
+        for role in ("statistics", "tallies"):
+            for entry in found.files_of(role):
+                path = manifest.file_path(root, found, entry)
+                read[entry.path] = manifest.read_verified(path, entry)
+        return cls(
+            found,
+            json.loads(read["tallies.json"]),
+            {
+                split: statistics.decode(read[path])
+                for split in SPLITS
+                for path in [statistics_path(split)]
+                if path in read
+            },
+        )
+
+
+def statistics_path(split: str) -> str:
+    """File of a split's statistics."""
+    return f"statistics/{split}.pb"
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishDataset:
+    """Makes the side files and the manifest of a dataset version, and applies its gates.
+
+    Attributes:
+      spec: of the dataset.
+      schema: TFMD schema as text; empty to infer one from train.
+      serving: statistics of what was served, encoded; empty if there is no serving log.
+      quarantine_share: rows quarantined of those read for the store's partitions.
+    """
+
+    spec: DatasetSpec
+    schema: str
+    serving: bytes
+    quarantine_share: float
+
+    @classmethod
+    def of(cls, planned: Planned, serving_log: str | None) -> FinishDataset:
+        """Reads the schema that the spec names and the serving log, before any work.
+
+        Raises:
+          UsageError: if one of them is not what it should be.
+        """
+        spec, columns = planned.plan.spec, planned.plan.columns
+        serving = b""
+        if serving_log is not None:
+            serving = statistics.encode(validation.read_serving_log(serving_log, columns))
+        return cls(
+            spec, validation.read_schema(spec.gates, columns), serving, planned.quarantine_share
+        )
+
+    def __call__(
+        self, draft: Draft, counts: Counts, entries: list[FileEntry], summaries: list[bytes]
+    ) -> Finished:
+        parts = sorted(map(Summary.from_bytes, summaries), key=lambda part: part.shard)
+        by_split = {split: [p for p in parts if p.split == split] for split in SPLITS}
+        filled = {split: found for split, found in by_split.items() if found}
+        tallied = {s: row_counts.total(p.tallies for p in found) for s, found in filled.items()}
+        computed = {s: _merge(s, draft, found) for s, found in filled.items()}
+        previous = Previous.of(draft.root, draft)
+
+        schema, findings, drift = self._check(draft, computed, previous)
+        if "exposure" in counts:
+            findings += exposure.check(counts["exposure"], self.spec.exposure)
+        encoded = {split: statistics.encode(each) for split, each in computed.items()}
+        side = _SideFiles(draft)
+        for split, data in encoded.items():
+            side.write(statistics_path(split), "statistics", data)
+        side.write("schema.pbtxt", "schema", schema.encode())
+        side.write("tallies.json", "tallies", _json(tallied))
+        found_json = {"findings": [each.to_dict() for each in findings], "drift": drift}
+        side.write("anomalies.json", "anomalies", _json(found_json))
+
+        rows = sum(counts["splits"].values())
+        described = draft.manifest([*entries, *side.entries], counts, rows)
+        shown = report.ReportInput(
+            manifest=described,
+            tallies=tallied,
+            statistics=encoded,
+            previous=None if previous is None else (previous.manifest, previous.tallies),
+            findings=findings,
+            drift=drift,
+        )
+        side.write("report.html", "report", report.render(shown).encode())
+        side.write("README.md", "card", card.render_card(described).encode())
+        side.write("croissant.json", "croissant", croissant.render_croissant(described).encode())
+        errors = [each for each in findings if each.severity == "error"]
+        return Finished(
+            draft.manifest([*entries, *side.entries], counts, rows), validation.describe(errors)
+        )
+
+    def _check(
+        self, draft: Draft, computed: dict[str, Statistics], previous: Previous | None
+    ) -> tuple[str, list[Finding], dict[str, float]]:
+        """The schema as text, findings, and the drift of each column."""
+        raise NotImplementedError
+
+
+def _merge(split: str, draft: Draft, parts: list[Summary]) -> Statistics:
+    merged = SplitStatistics(draft.columns)
+    for part in parts:
+        merged.merge(SplitStatistics.from_bytes(part.statistics))
+    return merged.extract(split)
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+@dataclasses.dataclass
+class _SideFiles:
+    """Writes files of the version that are no tables, and lists them."""
+
+    draft: Draft
+    entries: list[FileEntry] = dataclasses.field(default_factory=list)
+
+    def write(self, path: str, role: str, data: bytes) -> None:
+        self.entries.append(files.write_bytes(data, self.draft.attempt_root, path, role))

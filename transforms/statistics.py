@@ -1,0 +1,569 @@
+"""Statistics of a dataset split, in TFDV's form, fast enough to be made in every build.
+
+`SplitStatistics` is an accumulator as TFDV's `CombinerStatsGenerator` is one (create, add, merge,
+extract), over Polars tables and without Beam or TensorFlow. What it extracts is the
+`DatasetFeatureStatistics` of TensorFlow Metadata: TFDV validates it and Facets shows it. A column
+gives
+
+- counts of missing and of present values, and how many values a list has;
+- numbers (INT and FLOAT; booleans are 0 and 1, dates days, timestamps microseconds since 1970):
+  mean, standard deviation, zeros, extremes, and one mergeable histogram of narrow cells, from which
+  median, STANDARD and QUANTILES histogram come;
+- texts (STRING): distinct values, the most frequent ones, and the mean length in bytes.
+
+Counts, extremes, mean and standard deviation agree with TFDV's. The rest is approximate:
+
+- A cell is the upper bits of a 32-bit float: every integer below 512 in absolute value is alone in
+  its cell, wider cells span 0.4 % (timestamps: 15 minutes). Counts of cells add up exactly, so the
+  histogram is the same however the rows are cut into tables. (The idea of HdrHistogram and of
+  DDSketch, Masson et al. 2019; measured 1.5 ns a value, the quantiles sketch of tfx_bsl 25 to 60.)
+- Edges of the QUANTILES histogram are spread evenly over a cell, INT v over [v, v + 1), and not
+  clipped: two samples of one distribution then differ little, also where one value is most of it.
+- Distinct values are exact below 4,096, else estimated from the 4,096 smallest hashes (k minimum
+  values, Bar-Yossef et al. 2002), with a standard error of 1.6 %.
+- The most frequent texts are exact while a column has no more than 10,000. An identifier column
+  keeps 1,000, in which a count is too low by at most 0.2 % of the values (Misra and Gries 1982,
+  merged after Agarwal et al. 2012; measured 8 to 15 ns a value, the sketches of tfx_bsl 60 to 100).
+
+Determinism: the same tables added and merged in the same order give the same bytes, on any machine.
+NaN counts as `num_nan`, infinity as `num_undefined`; both are left out of everything else, but an
+infinity is an extreme. A null in a list is a value that is not summarized.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import polars as pl
+from tensorflow_metadata.proto.v0 import statistics_pb2
+
+from transforms import hashing
+from transforms.manifest import ColumnEntry
+from transforms.timeline import MINUTE_US, IntArray
+
+HISTOGRAM_BUCKETS = 10
+QUANTILE_BUCKETS = 20
+TOP_VALUES = 20
+RANKS = 1000  # values in a rank histogram, which TFDV compares; identifiers have none
+
+TEXTS_KEPT = 10_000
+IDENTIFIERS_KEPT = 1_000
+SMALLEST_HASHES = 4_096
+
+# Bits of a 32-bit float that a cell does not see: 8 of the 23 of the fraction remain.
+_UNSEEN_BITS = 15
+_MAGNITUDE_BITS = (1 << (31 - _UNSEEN_BITS)) - 1
+_ONE, _INFINITY = (int(np.float32(x).view(np.int32)) >> _UNSEEN_BITS for x in (1, np.inf))
+_DENSE_SPAN = 1 << 20  # widest range of cells that is counted in an array of this size
+
+# The fastest stable hash that there is; `transforms.hashing` registers the expressions.
+_HASH: pl.Expr = (
+    pl.col("text").nchash.xxh3_64(seed=hashing.key_of("statistics")).alias("hash")  # type: ignore[attr-defined]
+)
+_BYTES = pl.col("text").str.len_bytes().cast(pl.Int64).alias("bytes")
+
+_Type = statistics_pb2.FeatureNameStatistics
+_FloatArray = npt.NDArray[np.float64]
+_HashArray = npt.NDArray[np.uint64]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """How a type is summarized: its TFMD type, and the fixed width of its cells if it has one."""
+
+    type: Any
+    width: int | None = None
+
+
+_KINDS = {
+    "string": _Kind(_Type.STRING),
+    "bool": _Kind(_Type.INT),
+    "int32": _Kind(_Type.INT),
+    "int64": _Kind(_Type.INT),
+    "uint64": _Kind(_Type.INT),
+    "double": _Kind(_Type.FLOAT),
+    "date32": _Kind(_Type.INT, 1),
+    "timestamp[us, tz=UTC]": _Kind(_Type.INT, 15 * MINUTE_US),
+}
+
+
+def element_type(column: ColumnEntry) -> str:
+    """The Arrow type of a column's values: of a list, that of its elements."""
+    return column.type.removeprefix("list<").removesuffix(">")
+
+
+def feature_type(column: ColumnEntry) -> Any:
+    """`FeatureNameStatistics.Type` of a column: INT, FLOAT or STRING."""
+    return _KINDS[element_type(column)].type
+
+
+class SplitStatistics:
+    """Summary of the rows of a split that were added so far; empty when new.
+
+    Args:
+      columns: as the manifest lists them. `type` says how a column is summarized, `identifier` that
+        its texts are too many to list.
+    """
+
+    def __init__(self, columns: Sequence[ColumnEntry]) -> None:
+        self._columns = tuple(columns)
+        self._rows = 0
+        self._summaries = [_Summary.empty(column) for column in self._columns]
+
+    def add(self, table: pl.DataFrame) -> None:
+        """Adds the rows of a table that has all the columns, in any order."""
+        self._rows += table.height
+        for column, summary in zip(self._columns, self._summaries, strict=True):
+            summary.merge(_Summary.of(column, table[column.name]))
+
+    def merge(self, other: SplitStatistics) -> None:
+        """Adds the rows of another accumulator of the same columns; the order of merges counts.
+
+        Raises:
+          ValueError: if it has other columns (a mistake in the code).
+        """
+        if self._columns != other._columns:
+            raise ValueError("statistics of different columns do not merge")
+        self._rows += other._rows
+        for summary, others in zip(self._summaries, other._summaries, strict=True):
+            summary.merge(others)
+
+    def extract(self, name: str) -> statistics_pb2.DatasetFeatureStatistics:
+        """The statistics, features in column order. `name` is the split's."""
+        result = statistics_pb2.DatasetFeatureStatistics(name=name, num_examples=self._rows)
+        result.features.extend(
+            summary.feature(column, self._rows)
+            for column, summary in zip(self._columns, self._summaries, strict=True)
+        )
+        return result
+
+    def to_bytes(self) -> bytes:
+        """JSON, the same for equal content; a few MB at most."""
+        return orjson.dumps(
+            {
+                "columns": [column.model_dump() for column in self._columns],
+                "rows": self._rows,
+                "summaries": [summary.to_json() for summary in self._summaries],
+            },
+            option=orjson.OPT_SERIALIZE_NUMPY,
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> SplitStatistics:
+        """Inverse of `to_bytes`."""
+        content = orjson.loads(data)
+        result = cls([ColumnEntry.model_validate(column) for column in content["columns"]])
+        result._rows = content["rows"]
+        result._summaries = [
+            _Summary.from_json(column, summary)
+            for column, summary in zip(result._columns, content["summaries"], strict=True)
+        ]
+        return result
+
+
+def encode(statistics: statistics_pb2.DatasetFeatureStatistics) -> bytes:
+    """The file `statistics/<split>.pb`: a binary `DatasetFeatureStatisticsList` of one dataset."""
+    listed = statistics_pb2.DatasetFeatureStatisticsList(datasets=[statistics])
+    return listed.SerializeToString(deterministic=True)
+
+
+def decode(data: bytes) -> statistics_pb2.DatasetFeatureStatistics:
+    """Inverse of `encode`."""
+    return statistics_pb2.DatasetFeatureStatisticsList.FromString(data).datasets[0]
+
+
+class _Stored:
+    """A dataclass that is stored as JSON, but for its first field, which the column gives."""
+
+    def to_json(self) -> dict[str, Any]:
+        names = [field.name for field in dataclasses.fields(self)[1:]]  # type: ignore[arg-type]
+        values = {name: getattr(self, name) for name in names}
+        return {
+            name: sorted(value.items()) if isinstance(value, Counter) else value
+            for name, value in values.items()
+        }
+
+    def restore(self, data: dict[str, Any]) -> None:
+        for name, value in data.items():
+            empty = getattr(self, name)
+            if isinstance(empty, Counter):
+                value = Counter(dict(value))
+            elif isinstance(empty, np.ndarray):
+                value = np.array(value, dtype=empty.dtype)
+            setattr(self, name, value)
+
+
+@dataclasses.dataclass
+class _Summary:
+    """A column's rows.
+
+    Attributes:
+      present: rows that are not null.
+      lengths: number of values -> present rows that have it.
+      values: summary of the values.
+    """
+
+    present: int
+    lengths: Counter[int]
+    values: _Numbers | _Texts
+
+    @classmethod
+    def empty(cls, column: ColumnEntry) -> _Summary:
+        kind = _KINDS[element_type(column)]
+        if kind.type == _Type.STRING:
+            kept = IDENTIFIERS_KEPT if column.identifier else TEXTS_KEPT
+            return cls(0, Counter(), _Texts(kept))
+        return cls(0, Counter(), _Numbers(kind))
+
+    @classmethod
+    def of(cls, column: ColumnEntry, rows: pl.Series) -> _Summary:
+        values = _without_nulls(rows)
+        present, lengths = len(values), Counter({1: len(values)})
+        if isinstance(values.dtype, pl.List):
+            lengths = _counted(values.list.len().to_numpy().astype(np.int64))
+            values = _without_nulls(values.explode(empty_as_null=False))
+        elif not present:
+            lengths = Counter()
+        result = cls.empty(column)
+        result.present, result.lengths = present, lengths
+        if isinstance(result.values, _Texts):
+            result.values = _Texts.of(values, column.identifier, result.values.kept)
+        else:
+            result.values = _Numbers.of(_physical(values), result.values.kind)
+        return result
+
+    def merge(self, other: _Summary) -> None:
+        self.present += other.present
+        self.lengths.update(other.lengths)
+        self.values.merge(other.values)  # type: ignore[arg-type]  # of one column, so of one class
+
+    def feature(self, column: ColumnEntry, rows: int) -> Any:
+        result = _Type(type=_KINDS[element_type(column)].type)
+        result.path.step.append(column.name)
+        common = statistics_pb2.CommonStatistics(
+            num_non_missing=self.present, num_missing=rows - self.present
+        )
+        if self.present:
+            total = sum(length * count for length, count in self.lengths.items())
+            common.tot_num_values = total
+            common.avg_num_values = total / self.present
+            common.min_num_values = min(self.lengths)
+            common.max_num_values = max(self.lengths)
+            common.num_values_histogram.CopyFrom(_length_quantiles(self.lengths))
+        if isinstance(self.values, _Texts):
+            result.string_stats.CopyFrom(self.values.statistics(column.identifier))
+            result.string_stats.common_stats.CopyFrom(common)
+        else:
+            result.num_stats.CopyFrom(self.values.statistics())
+            result.num_stats.common_stats.CopyFrom(common)
+        return result
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "present": self.present,
+            "lengths": sorted(self.lengths.items()),
+            "values": self.values.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, column: ColumnEntry, data: dict[str, Any]) -> _Summary:
+        result = cls.empty(column)
+        result.present = data["present"]
+        result.lengths = Counter(dict(data["lengths"]))
+        result.values.restore(data["values"])
+        return result
+
+
+@dataclasses.dataclass
+class _Numbers(_Stored):
+    """Numbers of a column.
+
+    Attributes:
+      kind: says which cells there are.
+      count, zeros, mean, low, high: of the finite numbers; low and high are null without one.
+      squares: sum of the squared differences from the mean.
+      nan, above, below: numbers that are NaN, infinite, minus infinite.
+      cells: code of a cell -> numbers in it.
+    """
+
+    kind: _Kind
+    count: int = 0
+    zeros: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    low: float | None = None
+    high: float | None = None
+    nan: int = 0
+    above: int = 0
+    below: int = 0
+    cells: Counter[int] = dataclasses.field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, values: pl.Series, kind: _Kind) -> _Numbers:
+        result = cls(kind)
+        if values.dtype == pl.Boolean():
+            return cls._of_flags(len(values), int(values.sum()), kind)
+        if values.dtype.is_float():
+            finite = values.is_finite()
+            if not finite.all():
+                result.nan = int(values.is_nan().sum())
+                result.above = int((values == math.inf).sum())
+                result.below = int((values == -math.inf).sum())
+                values = values.filter(finite)
+        if values.is_empty():
+            return result
+        # Polars' own sums, which do not depend on the processor, as NumPy's may.
+        result.count, result.mean = len(values), float(values.mean())  # type: ignore[arg-type]
+        result.squares = float(values.var(ddof=0)) * result.count  # type: ignore[arg-type]
+        result.low, result.high = values.min(), values.max()  # type: ignore[assignment]
+        numbers = values.to_numpy()
+        result.zeros = result.count - int(np.count_nonzero(numbers))
+        if kind.width:
+            result.cells = _counted(numbers.astype(np.int64) // kind.width)
+        else:
+            with np.errstate(over="ignore"):
+                bits = numbers.astype(np.float32).view(np.int32)
+            result.cells = _counted(bits >> _UNSEEN_BITS)
+        return result
+
+    @classmethod
+    def _of_flags(cls, count: int, true: int, kind: _Kind) -> _Numbers:
+        """The same of `count` zeros and ones without looking at each: a row has many booleans."""
+        if not count:
+            return cls(kind)
+        cells = Counter({0: count - true, _ONE: true})
+        return cls(
+            kind,
+            count=count,
+            zeros=count - true,
+            mean=true / count,
+            squares=true * (count - true) / count,
+            low=int(true == count),
+            high=int(true > 0),
+            cells=+cells,
+        )
+
+    def merge(self, other: _Numbers) -> None:
+        self.nan += other.nan
+        self.above += other.above
+        self.below += other.below
+        if not other.count:
+            return
+        count = self.count + other.count
+        # Chan, Golub and LeVeque 1979.
+        share, apart = other.count / count, other.mean - self.mean
+        self.squares += other.squares + apart * apart * self.count * share
+        self.mean += apart * share
+        self.count, self.zeros = count, self.zeros + other.zeros
+        assert other.low is not None
+        assert other.high is not None
+        self.low = other.low if self.low is None else min(self.low, other.low)
+        self.high = other.high if self.high is None else max(self.high, other.high)
+        self.cells.update(other.cells)
+
+    def statistics(self) -> statistics_pb2.NumericStatistics:
+        result = statistics_pb2.NumericStatistics()
+        standard, quantiles = (
+            result.histograms.add(type=t, num_nan=self.nan, num_undefined=self.above + self.below)
+            for t in (statistics_pb2.Histogram.STANDARD, statistics_pb2.Histogram.QUANTILES)
+        )
+        if not self.count and not self.above and not self.below:
+            if not self.nan:
+                del result.histograms[:]
+            return result
+        result.min = -math.inf if self.below else math.inf if self.low is None else self.low
+        result.max = math.inf if self.above else -math.inf if self.high is None else self.high
+        if self.low is None or self.high is None:
+            return result
+        result.mean, result.num_zeros = self.mean, self.zeros
+        result.std_dev = math.sqrt(self.squares / self.count)
+
+        left, right, counts = self._edges()
+        low, high = float(self.low), float(self.high)
+        is_single = self._is_integer and (right - left <= 1)
+        points = np.clip(np.where(is_single, left, (left + right) / 2), low, high)
+        held, borders = np.histogram(
+            points, HISTOGRAM_BUCKETS if high > low else [low, high], (low, high), weights=counts
+        )
+        for i, sample_count in enumerate(held):
+            standard.buckets.add(
+                low_value=borders[i], high_value=borders[i + 1], sample_count=sample_count
+            )
+
+        reached = np.cumsum(counts)
+        at = np.stack([reached - counts, reached], axis=1).ravel()
+        edges = np.stack([left, right], axis=1).ravel()
+        middle = float(np.interp(self.count / 2, at, edges))
+        result.median = min(max(math.floor(middle) if self._is_integer else middle, low), high)
+        borders = np.interp(np.linspace(0, self.count, QUANTILE_BUCKETS + 1), at, edges)
+        for low_value, high_value in itertools.pairwise(borders):
+            quantiles.buckets.add(
+                low_value=low_value,
+                high_value=high_value,
+                sample_count=self.count / QUANTILE_BUCKETS,
+            )
+        return result
+
+    @property
+    def _is_integer(self) -> bool:
+        return bool(self.kind.type == _Type.INT)
+
+    def _edges(self) -> tuple[_FloatArray, _FloatArray, IntArray]:
+        """Left and right edge of every cell, in order of value, and how many numbers are in it."""
+        codes = np.fromiter(self.cells.keys(), np.int64, len(self.cells))
+        counts = np.fromiter(self.cells.values(), np.int64, len(self.cells))
+        if self.kind.width:
+            left = codes * float(self.kind.width)
+            right = left + self.kind.width
+        else:
+            near = _magnitude(codes & _MAGNITUDE_BITS)
+            far = _magnitude((codes & _MAGNITUDE_BITS) + 1)
+            # Integers of a cell end one before `far`, and the last of them takes up a whole unit.
+            unit = 1.0 if self._is_integer else 0.0
+            far = np.maximum(far, near + unit)
+            negative = codes < 0
+            left = np.where(negative, unit - far, near)
+            right = np.where(negative, unit - near, far)
+        order = np.argsort(left, kind="stable")
+        return left[order], right[order], counts[order]
+
+
+@dataclasses.dataclass
+class _Texts(_Stored):
+    """Texts of a column.
+
+    Attributes:
+      kept: most texts in `counts`.
+      count: texts.
+      total_bytes: their length in UTF-8.
+      counts: text -> times it occurs, less what was taken off when others were left out.
+      hashes: the SMALLEST_HASHES smallest distinct hashes, ascending.
+    """
+
+    kept: int
+    count: int = 0
+    total_bytes: int = 0
+    counts: Counter[str] = dataclasses.field(default_factory=Counter)
+    hashes: _HashArray = dataclasses.field(default_factory=lambda: np.empty(0, np.uint64))
+
+    @classmethod
+    def of(cls, texts: pl.Series, identifier: bool, kept: int) -> _Texts:
+        texts, count = texts.alias("text"), len(texts)
+        if identifier:
+            measured = texts.to_frame().with_columns(_HASH, _BYTES)
+            total_bytes = int(measured["bytes"].sum())
+            cells = (measured["hash"].to_numpy() >> np.uint64(48)).astype(np.int64)
+            in_cell = np.bincount(cells, minlength=1 << 16)
+            # Few need counting: a text that is frequent is in a cell that is full, and the smallest
+            # hashes that are asked for lie in the first as many cells that are not empty.
+            least = -(-count // kept)
+            chosen = in_cell >= max(least, 1)
+            filled = np.flatnonzero(in_cell)[:SMALLEST_HASHES]
+            chosen[: filled[-1] + 1 if len(filled) == SMALLEST_HASHES else None] = True
+            counted = (
+                measured.lazy()
+                .filter(pl.Series(chosen[cells]))
+                .group_by("hash")
+                .agg(pl.col("text").first(), pl.len().alias("n"))
+                .collect()
+            )
+        else:
+            least = 0
+            counted = texts.value_counts(name="n").with_columns(_HASH, _BYTES)
+            total_bytes = int((counted["bytes"] * counted["n"].cast(pl.Int64)).sum())
+        hashes = np.unique(counted["hash"].to_numpy())[:SMALLEST_HASHES]
+        frequent = counted.filter(pl.col("n") >= least).select("text", "n").iter_rows()
+        result = cls(kept, count, total_bytes, Counter(dict(frequent)), hashes)
+        result._shorten()
+        return result
+
+    def merge(self, other: _Texts) -> None:
+        self.count += other.count
+        self.total_bytes += other.total_bytes
+        self.counts.update(other.counts)
+        self._shorten()
+        self.hashes = np.union1d(self.hashes, other.hashes)[:SMALLEST_HASHES]
+
+    def _shorten(self) -> None:
+        if len(self.counts) > self.kept:
+            left_out = sorted(self.counts.values(), reverse=True)[self.kept]
+            self.counts = Counter({t: n - left_out for t, n in self.counts.items() if n > left_out})
+
+    def _distinct(self) -> int:
+        if len(self.hashes) < SMALLEST_HASHES:
+            return len(self.hashes)
+        return round((SMALLEST_HASHES - 1) * 2.0**64 / float(self.hashes[-1]))
+
+    def statistics(self, identifier: bool) -> statistics_pb2.StringStatistics:
+        result = statistics_pb2.StringStatistics(unique=self._distinct())
+        if self.count:
+            result.avg_length = self.total_bytes / self.count
+        # TFDV's order: of two texts that are equally frequent, the greater one is first.
+        ranked = sorted(self.counts.items(), key=lambda pair: (pair[1], pair[0]), reverse=True)
+        for text, count in ranked[:TOP_VALUES]:
+            result.top_values.add(value=text, frequency=count)
+        if not identifier:
+            for rank, (text, count) in enumerate(ranked[:RANKS]):
+                result.rank_histogram.buckets.add(
+                    low_rank=rank, high_rank=rank, label=text, sample_count=count
+                )
+        return result
+
+
+def _without_nulls(values: pl.Series) -> pl.Series:
+    """In one piece, so that no sum depends on the pieces a table came in."""
+    return (values.drop_nulls() if values.null_count() else values).rechunk()
+
+
+def _physical(values: pl.Series) -> pl.Series:
+    """Dates as days, timestamps as microseconds since 1970; other values as they are."""
+    if isinstance(values.dtype, pl.Datetime):
+        return values.dt.cast_time_unit("us").to_physical()
+    return values.to_physical()
+
+
+def _counted(codes: npt.NDArray[Any]) -> Counter[int]:
+    """Code -> times it occurs."""
+    if not len(codes):
+        return Counter()
+    first = int(codes.min())
+    if int(codes.max()) - first < _DENSE_SPAN:
+        counts = np.bincount(codes - first)
+        distinct = np.flatnonzero(counts)
+        counts = counts[distinct]
+        distinct += first
+    else:
+        distinct, counts = np.unique(codes, return_counts=True)
+    return Counter(dict(zip(distinct.tolist(), counts.tolist(), strict=True)))
+
+
+def _magnitude(codes: IntArray) -> _FloatArray:
+    """The smallest absolute value of a cell; that of infinity is the largest 32-bit float.
+
+    Args:
+      codes: without the sign.
+    """
+    bits = np.minimum(codes, _INFINITY) << _UNSEEN_BITS
+    values = bits.astype(np.int32).view(np.float32).astype(np.float64)
+    return np.minimum(values, float(np.finfo(np.float32).max))
+
+
+def _length_quantiles(lengths: Counter[int]) -> statistics_pb2.Histogram:
+    """TFDV's histogram of the number of values: ten quantiles, each an actual number."""
+    result = statistics_pb2.Histogram(type=statistics_pb2.Histogram.QUANTILES)
+    numbers = np.array(sorted(lengths))
+    reached = np.cumsum([lengths[number] for number in numbers.tolist()])
+    total = int(reached[-1])
+    shares = np.linspace(0, total, HISTOGRAM_BUCKETS + 1)
+    edges = numbers[np.minimum(np.searchsorted(reached, shares), len(numbers) - 1)]
+    for low, high in itertools.pairwise(edges.tolist()):
+        result.buckets.add(low_value=low, high_value=high, sample_count=total / HISTOGRAM_BUCKETS)
+    return result
