@@ -2,8 +2,8 @@
 
     playhead inspect datasets/ranking               # the current version
     playhead inspect datasets/ranking/<version>     # another one
+    playhead inspect datasets/ranking/<version>/<attempt>   # one that a gate refused
     playhead inspect store                          # the partitions of an event store
-    playhead inspect --features                     # the registered features
 
 Only what the manifest lists is opened.
 """
@@ -33,7 +33,7 @@ def build_parser() -> cli.Parser:
         EXAMPLE,
     )
     parser.add_argument(
-        "path", nargs="?", metavar="PATH", help="a dataset, one of its versions, or an event store"
+        "path", metavar="PATH", help="a dataset, one of its versions, or an event store"
     )
     parser.add_argument(
         "--rows", type=cli.positive_int, default=3, metavar="N", help="rows to show (default 3)"
@@ -41,21 +41,12 @@ def build_parser() -> cli.Parser:
     parser.add_argument(
         "--columns", metavar="A,B", help="show only these columns of the schema and the rows"
     )
-    parser.add_argument(
-        "--features", action="store_true", help="list the registered features instead"
-    )
     return parser
 
 
 def run(argv: list[str] | None = None) -> int:
     """Runs the tool with the given command line; returns the exit code."""
-    args = build_parser().parse_args(argv)
-    if args.features:
-        _print_features()
-    elif args.path is None:
-        raise UsageError("expected the path of a dataset or store (see `playhead inspect --help`)")
-    else:
-        _inspect(args)
+    _inspect(build_parser().parse_args(argv))
     return 0
 
 
@@ -66,12 +57,7 @@ def _inspect(args: argparse.Namespace) -> None:
     if storage.exists(storage.join(path, store.STORE_FILE)):
         _print_store(path)
         return
-    root, found = path, None
-    if storage.exists(storage.join(path, manifest.MANIFEST_NAME)):
-        root, version = os.path.split(os.path.abspath(path) if storage.is_local(path) else path)
-        found = manifest.load(root, version)
-    if found is None:
-        found = manifest.require_current(root, "a dataset or an event store")
+    root, found = manifest.resolve(path, "a dataset or an event store")
     _print_version(root, found, args)
 
 
@@ -106,7 +92,7 @@ def _print_version(root: str, found: Manifest, args: argparse.Namespace) -> None
             close = cli.closest(name, names)
             hint = f"; did you mean {close}?" if close else ""
             raise UsageError(f"--columns: no column {name!r}{hint}")
-    rows = sum(entry.rows for entry in found.files)
+    rows = sum(entry.rows for entry in found.files if entry.role in _DATA_ROLES)
     size = sum(entry.bytes for entry in found.files)
     print(f"{found.kind} {found.name}, version {found.version}: {found.status}")
     print(f"  {len(found.files)} files, {rows:,} rows, {size / 1e6:,.1f} MB in {root}")
@@ -124,7 +110,10 @@ def _print_version(root: str, found: Manifest, args: argparse.Namespace) -> None
     print("\ncounts")
     for line in _count_lines(found.counts):
         print(f"  {line}")
-    data = [entry for entry in found.files if entry.role not in _SIDE_ROLES and entry.rows]
+    for entry in found.files:
+        if entry.role in _PAGES:
+            print(f"\n{entry.role}: {manifest.file_path(root, found, entry)}")
+    data = [e for e in found.files if e.role in _DATA_ROLES and e.format == "parquet" and e.rows]
     if data:
         print(f"\nrows of {data[0].path}")
         path = manifest.file_path(root, found, data[0])
@@ -137,7 +126,8 @@ def _print_version(root: str, found: Manifest, args: argparse.Namespace) -> None
                 print(f"  {name:<{width}}  {_short(value)}")
 
 
-_SIDE_ROLES = {"item_day", "quarantine", "set_aside"}
+_DATA_ROLES = ("events", "train", "validation", "test", "codes")
+_PAGES = ("report", "card")
 
 
 def _inputs(found: Manifest) -> list[str]:
@@ -166,17 +156,6 @@ def _count_lines(counts: dict[str, Any], indent: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 3]}..."
-
-
-def _print_features() -> None:
-    from schemas import forms
-    from transforms.features import FEATURES
-
-    width = max(map(len, FEATURES))
-    for name, entry in FEATURES.items():
-        declared = entry.feature
-        kind = forms.type_name(declared.type)
-        print(f"{name:<{width}}  {declared.family:<9} {kind:<14} {declared.description}")
 
 
 def main() -> int:

@@ -35,7 +35,7 @@ COLUMNS = (
     column("shuffle", "bool", "context"),
     column("propensity", "double", "context"),
     column("session_id", "int64", "session", nullable=False),
-    column("bucket", "uint64", "user", nullable=False),
+    column("bucket", "uint64", "user", nullable=False, unit="1"),
     column("history_track_ids", "list<string>", "history", nullable=False),
     column("history_ms_ago", "list<int64>", "history", nullable=False, unit="ms"),
     column("label_liked", "bool", "label"),

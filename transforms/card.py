@@ -81,14 +81,14 @@ KINDS = {
         "A row is a session of listening, with its plays as lists, oldest first.",
         ("other",),
         (
-            "Features, the families user and history, are as of the session's first event.",
-            "All else is what happened in the session, and may predict nothing of it.",
+            "What is said of the listener is as of the session's first event.",
+            "All else happened in the session, and may predict nothing of it.",
         ),
     ),
 }
 
 FAMILIES = {
-    "context": "what the decision was about",
+    "context": "who, when and where",
     "session": "the session",
     "user": "the listener",
     "item": "the track",
@@ -184,6 +184,11 @@ def unwrap(type_name: str) -> tuple[str, int]:
     while type_name.startswith("list<"):
         type_name, depth = type_name.removeprefix("list<").removesuffix(">"), depth + 1
     return type_name, depth
+
+
+def unit_of(column: ColumnEntry) -> str:
+    """The unit of a column; empty for text and for plain numbers, whose unit is 1."""
+    return "" if column.unit in (None, "1") else str(column.unit)
 
 
 def limits(manifest: Manifest) -> list[str]:
@@ -378,7 +383,7 @@ def _families(manifest: Manifest) -> str:
 def _column_cells(column: ColumnEntry) -> tuple[str, ...]:
     nullable = "yes" if column.nullable else "no"
     name, kind = f"`{column.name}`", f"`{column.type}`"
-    return name, kind, column.unit or "", nullable, column.description
+    return name, kind, unit_of(column), nullable, column.description
 
 
 def _counts(manifest: Manifest) -> str:

@@ -9,9 +9,11 @@ The specification asks for what no program can know. Licence and creator are sta
 `url` is the card, and `datePublished` is the day up to which events were known: never the clock.
 The version is semantic, as asked for: Playhead's, with the fingerprint of the work behind the plus.
 
-(Sources: docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html and croissant-rai-spec.html. The
-context is that of the reference library, `mlcroissant`: it has schema.org under https, where the
-text of the specification has http, and reads nothing else. For lists it has 1.1's isArray.)
+The context is that of the reference library, `mlcroissant`: it has schema.org under https, where
+the text of the specification has http, and reads nothing else. It reads by way of pandas, which
+makes floats of an integer column with nulls: take large ids from the Parquet files then.
+
+(Sources: github.com/mlcommons/croissant, docs/croissant-spec-1.1.md and croissant-rai-spec.md.)
 """
 
 from __future__ import annotations
@@ -167,7 +169,7 @@ def _rows(manifest: Manifest, splits: list[str]) -> dict[str, Any]:
 def _column_field(column: ColumnEntry) -> dict[str, Any]:
     item, depth = card.unwrap(column.type)
     kind = DATA_TYPES[item]
-    unit = f" Unit: {column.unit}." if column.unit else ""
+    unit = f" Unit: {card.unit_of(column)}." if card.unit_of(column) else ""
     field = _field(
         "rows",
         column.name,

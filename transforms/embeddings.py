@@ -73,6 +73,8 @@ def describe(paths: tuple[str, ...], id_column: str, vector_column: str) -> Embe
       UsageError: a file lacks a column, or one has another type than the module docstring says.
       DataRefusedError: the files hold no row, or the first vector is null or empty.
     """
+    if id_column == vector_column:
+        raise UsageError(f"--vector-column: expected another column than the ids', {id_column!r}")
     items, dimensions, said = 0, 0, []
     for path in paths:
         damaged = f"truncated or damaged Parquet file, or not Parquet at all; {COPY_AGAIN}"

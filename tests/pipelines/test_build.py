@@ -20,7 +20,7 @@ from transforms import building, manifest
 
 D5, D6, D7, D8 = (datetime.date(2026, 1, day) for day in (5, 6, 7, 8))
 ONE_DAY = datetime.timedelta(days=1)
-SPEC = "kind: ranking\nname: ranking\nshards: 4\n"
+SPEC = "kind: ranking\nname: ranking\noutput: {shards: 4}\n"
 QUICK = f"{SPEC}labels: {{lateness_days: 0, horizon_hours: 2}}\n"
 
 
@@ -378,8 +378,8 @@ WRONG = {
     "nothing": ("", "", "got nothing"),
     "binary": ("\x00\x01", "", "not valid YAML"),
     "a name that is a path": ("kind: ranking\nname: ../x\n", ":2: name", "../x"),
-    "shards not a power of two": ("kind: ranking\nshards: 3\n", ":2: shards", "3"),
-    "more shards than buckets": ("kind: ranking\nshards: 8\n", "shards", "4 buckets"),
+    "shards not a power of two": ("kind: ranking\noutput: {shards: 3}\n", ":2: shards", "3"),
+    "more shards than buckets": ("kind: ranking\noutput: {shards: 8}\n", "shards", "4 buckets"),
 }  # fmt: skip
 
 

@@ -255,7 +255,7 @@ def test_an_interrupted_ingest_publishes_nothing_and_leaves_nothing(
 def test_an_interrupted_build_publishes_nothing_and_leaves_nothing(
     simulated_store: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "spec.yaml").write_text("kind: ranking\nshards: 4\n")
+    (tmp_path / "spec.yaml").write_text("kind: ranking\noutput: {shards: 4}\n")
     monkeypatch.setattr(building, "build_shard", interrupting(building.build_shard))
     argv = jobs.build_argv(
         simulated_store, tmp_path / "spec.yaml", jobs.DAY, jobs.DAY, tmp_path / "dataset"
@@ -286,7 +286,7 @@ def dataset(
     simulated_store: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("inspected")
-    (folder / "spec.yaml").write_text("kind: ranking\nshards: 4\n")
+    (folder / "spec.yaml").write_text("kind: ranking\noutput: {shards: 4}\n")
     jobs.build(simulated_store, folder / "spec.yaml", jobs.DAY, jobs.DAY, folder / "dataset")
     return folder / "dataset"
 
@@ -339,7 +339,7 @@ def test_inspect_lists_the_features(capsys: pytest.CaptureFixture[str]) -> None:
 def test_inspect_of_a_damaged_version_is_one_line(
     tmp_path: pathlib.Path, simulated_store: pathlib.Path, damage: str
 ) -> None:
-    (tmp_path / "spec.yaml").write_text("kind: ranking\nshards: 1\nfeatures: [user_plays_7d]\n")
+    (tmp_path / "spec.yaml").write_text("kind: ranking\noutput: {shards: 1}\nfeatures: [user_plays_7d]\n")
     built = jobs.build(
         simulated_store, tmp_path / "spec.yaml", jobs.DAY, jobs.DAY, tmp_path / "dataset"
     )

@@ -26,7 +26,7 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
         argv = ("--date", day, "--buckets", 4, "--max-quarantine", "0.01")
         jobs.ingest(received / "*", folder / "store", *argv)
     spec = folder / "spec.yaml"
-    spec.write_text("kind: ranking\nshards: 2\n")
+    spec.write_text("kind: ranking\noutput: {shards: 2}\n")
     last = FIRST + datetime.timedelta(days=DAYS - 1)
     built = jobs.build(folder / "store", spec, FIRST, last, folder / "dataset")
     truth = pl.concat(

@@ -142,6 +142,7 @@ def test_fields_are_the_columns() -> None:
             (True, "-1") if entry.type.startswith("list<") else (None, None)
         )
     assert fields["history_ms_ago"]["description"].endswith("Unit: ms.")
+    assert "Unit" not in fields["bucket"]["description"]
 
 
 def test_every_type_of_a_column_has_a_data_type() -> None:

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms.item_pools import DayPool, ItemPools, Proposal, item_pools
@@ -75,6 +75,7 @@ releases = st.tuples(
 ).map(lambda r: (r[0], midnight(r[1]) + datetime.timedelta(microseconds=r[2])))
 
 
+@settings(deadline=None)
 @given(
     logs,
     st.none() | st.lists(releases, max_size=6),
@@ -169,6 +170,7 @@ def test_popularity_weights_are_the_rounded_powers(alpha):
             assert abs(weight - exact) <= decimal.Decimal("0.5001") + exact * error
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.none() | st.integers(0, 10**9), min_size=1, max_size=8),
     st.floats(1e-3, 0.999),
@@ -213,6 +215,7 @@ def test_share_of_plays():
 positive = st.integers(1, 9) | st.integers(1, 1 << 50)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.just(0) | positive, min_size=1, max_size=6).filter(any),
     st.lists(st.integers(0, ALL - 1), min_size=1, max_size=20),
@@ -228,6 +231,7 @@ def test_bits_fall_to_items_in_proportion(parts, drawn):
         assert usable == (value * total % ALL >= ALL % total)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40) | st.integers(1, 1 << 60), st.data())
 def test_each_ticket_has_the_same_number_of_usable_bits(total, data):
     ticket = data.draw(st.integers(0, total - 1))

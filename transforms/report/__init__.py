@@ -1,22 +1,21 @@
 """report.html: one page that tells what a version of a dataset is, and whether to trust it.
 
 The page stands alone: style and charts are in it, there is no script, and its own policy forbids
-to fetch anything. It is a pure function of a `ReportInput`, so equal data has an equal page. What the
-data says (names of tracks, columns, messages) is escaped by `markup` and can only be text.
+to fetch anything. It is a pure function of a `ReportInput`, so equal data has an equal page. What
+the data says (names of tracks, columns, messages) is escaped by `markup` and can only be text.
 
-    view       what a page is drawn from, and what its sections derive from it
-    figures    numbers and days as text
-    markup     elements, escaped
-    charts     inline SVG
-    overview   head and foot
-    sections   all between
+    view         what a page is drawn from, and what its sections derive from it
+    figures      numbers and days as text
+    markup       elements, escaped; tables and charts are made of them
+    overview     head and foot of the page
+    origin, behaviour, columns, experiments     its sections
 """
 
 from __future__ import annotations
 
 import importlib.resources
 
-from transforms.report import overview, sections
+from transforms.report import behaviour, columns, experiments, origin, overview
 from transforms.report.markup import Markup, join, tag
 from transforms.report.view import ReportInput, Section
 
@@ -30,17 +29,18 @@ _POLICY = (
     "form-action 'none'"
 )
 
+# In the order of the page; each has what it needs or says why it is left out.
 _SECTIONS = (
-    sections.findings,
-    sections.splits,
-    sections.funnel,
-    sections.labels,
-    sections.listening,
-    sections.popularity,
-    sections.features,
-    sections.changes,
-    sections.drift,
-    sections.experiments,
+    origin.findings,
+    origin.splits,
+    origin.funnel,
+    behaviour.labels,
+    behaviour.listening,
+    behaviour.popularity,
+    columns.features,
+    columns.changes,
+    columns.drift,
+    experiments.experiments,
 )
 
 

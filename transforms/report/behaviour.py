@@ -214,6 +214,6 @@ def popularity(given: ReportInput) -> Section:
         "Popularity",
         join(
             charts.lines(_shares(groups, edges, _GROUP_TONES), axes),
-            tables.table("Plays as counted for the day of the row.", heads, tables.body(rows)),
+            tables.table("How often the tracks of a group were played.", heads, tables.body(rows)),
         ),
     )

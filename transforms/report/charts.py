@@ -201,6 +201,7 @@ def _chart(
         tag("span", axes.tick(top * i / _GRID_LINES), style=f"bottom:{100 * i / _GRID_LINES:g}%")
         for i in shown
     )
+    longest = max(len(axes.tick(top * i / _GRID_LINES)) for i in shown)
     x_texts = (
         tag("span", text, style=f"left:{_middle(index, axes):.2f}%")
         for index, text in enumerate(axes.ticks)
@@ -212,7 +213,7 @@ def _chart(
         legend,
         tag(
             "div",
-            tag("div", *y_texts, class_="y", aria_hidden="true"),
+            tag("div", *y_texts, class_="y", style=f"width:{longest + 0.5}ch", aria_hidden="true"),
             tag("div", svg, class_="area"),
             tag("div", *x_texts, class_="x", aria_hidden="true"),
             class_="plot",

@@ -40,6 +40,13 @@ def number(value: float | None) -> str:
     return f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"
 
 
+def distance(value: float | None) -> str:
+    """A distance between distributions, 0 to 1: 0.0421 -> 0.042."""
+    if value is None:
+        return NONE
+    return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
+
+
 def size(byte_count: int) -> str:
     """Bytes: 17058821 -> 16.3 MiB."""
     value, units = float(byte_count), ["B", "KiB", "MiB", "GiB", "TiB"]

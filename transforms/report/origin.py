@@ -98,7 +98,7 @@ def _rows_by_day(given: ReportInput) -> Markup:
     axes = Axes(
         title="Rows by day" if length == 1 else f"Rows by {length} days",
         x="day (UTC)",
-        y="rows",
+        y="rows of each split" if len(series) > 1 else "rows",
         places=[period.name for period in when],
         ticks=charts.thinned([period.tick for period in when], 6),
         format=figures.exact,

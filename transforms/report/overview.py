@@ -7,7 +7,7 @@ import itertools
 import yaml
 
 from transforms.manifest import FileEntry, InputVersionEntry
-from transforms.report import figures, view
+from transforms.report import figures, tables, view
 from transforms.report.figures import count, plural
 from transforms.report.markup import Markup, join, tag
 from transforms.report.view import ReportInput
@@ -52,10 +52,10 @@ def _tile(name: str, value: str) -> Markup:
 
 def summary(given: ReportInput) -> str:
     """One paragraph in plain words."""
-    rows, config = given.all.get("rows", 0), given.manifest.config
+    rows, config = given.whole.get("rows", 0), given.manifest.config
     days = figures.span(config["start_date"], config["end_date"])
     sentences = [f"{plural(rows, 'row')} of listening, {days} (UTC).", _ROWS[given.kind]]
-    played = given.all.get("labels", {}).get("label_played")
+    played = given.whole.get("labels", {}).get("label_played")
     if given.kind == "ranking" and played:
         known = view.over_days(played)
         share = figures.ratio(known["true"], known["known"])
@@ -74,7 +74,7 @@ def summary(given: ReportInput) -> str:
 
 
 def _key_figures(given: ReportInput) -> list[tuple[str, str]]:
-    tallied, manifest = given.all, given.manifest
+    tallied, manifest = given.whole, given.manifest
     tiles = [("rows", count(tallied.get("rows", 0)))]
     if given.splits:
         largest = max(given.splits, key=lambda split: given.tallies[split]["users"])
@@ -83,7 +83,9 @@ def _key_figures(given: ReportInput) -> list[tuple[str, str]]:
         tiles.append(("sessions", count(manifest.counts["sessions"])))
     tiles.append(("days", count(len(tallied.get("days", {})))))
     made = [column for column in manifest.columns if column.family in _FEATURE_FAMILIES]
-    tiles.append(("features", count(sum(column.name in tallied["features"] for column in made))))
+    tiles.append(
+        ("features", count(sum(column.name in tallied.get("features", {}) for column in made)))
+    )
     tiles.append(("data files", figures.size(sum(entry.bytes for entry in _data_files(given)))))
     return tiles
 
@@ -131,27 +133,19 @@ def _files(given: ReportInput) -> Markup | None:
         return None
     order = {split: index for index, split in enumerate(given.splits)}
     rows = (
-        tag(
-            "tr",
-            tag("th", role, scope="row"),
+        tables.row(
+            role,
             tag("td", form),
-            tag("td", count(len(files)), class_="number"),
-            tag("td", count(sum(file.rows for file in files)), class_="number"),
-            tag("td", figures.size(sum(file.bytes for file in files)), class_="number"),
+            count(len(files)),
+            count(sum(file.rows for file in files)),
+            figures.size(sum(file.bytes for file in files)),
         )
         for (role, form), files in sorted(
             groups.items(), key=lambda item: (order.get(item[0][0], len(order)), item[0])
         )
     )
     head = ("split", "format", "files", "rows", "size")
-    cells = (
-        tag("th", text, scope="col", class_="number" if i > 1 else None)
-        for i, text in enumerate(head)
-    )
-    table = tag(
-        "table", tag("caption", "Data files."), tag("thead", tag("tr", *cells)), tag("tbody", *rows)
-    )
-    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label="Data files")
+    return tables.table("Data files.", head, tables.body(rows), texts=2)
 
 
 def _folded(title: str, text: str) -> Markup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 from transforms import counts as row_counts
 from transforms.counts import Counts
 from transforms.findings import Finding
-from transforms.manifest import ColumnEntry, Manifest
+from transforms.manifest import Manifest
 from transforms.report import figures
 from transforms.report.markup import Markup
 from transforms.splits import SPLITS
 from transforms.tallies import MICRO
+
+SPLIT_TONES = {"train": 0, "validation": 1, "test": 2}  # the same colour in all charts
 
 _MOST_PERIODS = 60  # places of a time axis; more days than that are drawn in groups
 
@@ -49,13 +52,10 @@ class ReportInput:
         """Splits that have rows, in the order of time."""
         return [split for split in SPLITS if self.tallies.get(split, {}).get("rows")]
 
-    @property
-    def all(self) -> Counts:
+    @functools.cached_property
+    def whole(self) -> Counts:
         """The tallies of all splits; a listener counts once in each split it is in."""
         return row_counts.total(self.tallies.values())
-
-    def column(self, name: str) -> ColumnEntry | None:
-        return next((c for c in self.manifest.columns if c.name == name), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,12 +108,13 @@ class Measure:
     total: str  # key of what is divided by the known rows
     divisor: int
     unit: str
+    is_share: bool = False
 
     @classmethod
     def of(cls, name: str, entry: Counts) -> Measure:
         """Args: the label's name, which tells its unit, and any entry of its tallies."""
         if "true" in entry:
-            return cls("true", 1, "%")
+            return cls("true", 1, "%", is_share=True)
         if "sum_micro" in entry:
             return cls("sum_micro", MICRO, "")
         return cls("sum", 1000, " s") if name.endswith("_ms") else cls("sum", 1, "")
@@ -125,13 +126,19 @@ class Measure:
 
     def text(self, value: float | None) -> str:
         """For a table."""
-        if value is None or self.unit == "%":
+        if value is None or self.is_share:
             return figures.percent(value)
         return figures.number(value) + self.unit
 
     def tick(self, value: float) -> str:
         """For an axis."""
-        return figures.axis_percent(value) if self.unit == "%" else figures.exact(value) + self.unit
+        return figures.axis_percent(value) if self.is_share else figures.exact(value) + self.unit
+
+
+def in_column_order(given: ReportInput, names: Iterable[str]) -> list[str]:
+    """Names of columns as the manifest orders them, then those it does not have."""
+    order = {column.name: index for index, column in enumerate(given.manifest.columns)}
+    return sorted(names, key=lambda name: (order.get(name, len(order)), name))
 
 
 def over_days(tallied: Counts) -> Counts:
