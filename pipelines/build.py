@@ -19,7 +19,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pipelines import cli, console
-from transforms.errors import DataRefusedError, UsageError
 from transforms.version import __version__
 
 if TYPE_CHECKING:

@@ -254,9 +254,7 @@ def build_graph(pipeline: Any, draft: Draft, ingest_plan: IngestPlan, shuffle: s
         "files": files,
         "counts": counts,
         "file_errors": read["file_errors"],
-    } | "PublishPartition" >> publish.PublishVersion(
-        draft, gate, publish.FinishRows("events")
-    )
+    } | "PublishPartition" >> publish.PublishVersion(draft, gate, publish.FinishRows("events"))
 
 
 def summary_rows(manifest: Manifest) -> list[tuple[str, str]]:

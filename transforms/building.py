@@ -269,12 +269,11 @@ def write_rows(
     built: Built, plan: BuildPlan, shard: Shard, popularity: pl.DataFrame | None
 ) -> tuple[list[FileEntry], list[Summary]]:
     """Writes the tables of a shard and summarizes them, the two at the same time."""
-    layout = Layout.SEQUENCE_EXAMPLE if plan.spec.kind in _SEQUENTIAL else Layout.EXAMPLE
+    layout: Layout = "sequence_example" if plan.spec.kind in _SEQUENTIAL else "example"
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         filled = [(split, table) for split, table in built.tables.items() if table.height]
         summaries = [
-            pool.submit(summarize, table, plan, shard, split, popularity)
-            for split, table in filled
+            pool.submit(summarize, table, plan, shard, split, popularity) for split, table in filled
         ]
         written = [
             entry

@@ -17,7 +17,6 @@ from typing import Any
 
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
-from transforms import counts as row_counts
 from transforms import (
     card,
     croissant,
@@ -26,9 +25,9 @@ from transforms import (
     manifest,
     report,
     statistics,
-    storage,
     validation,
 )
+from transforms import counts as row_counts
 from transforms.building import Summary
 from transforms.counts import Counts
 from transforms.findings import Finding

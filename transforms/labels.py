@@ -3,18 +3,19 @@
 Every label of an example at t looks at events in [t, t + horizon); every feature looks at events
 before t. No event is both.
 
-| label               | rule                                                           | source |
-|---------------------|----------------------------------------------------------------|--------|
-| `played`            | the impression has an outcome (`attribution`); true for a play |        |
-| `streamed_30s`      | played_ms >= 30,000                         | BaRT, McInerney et al. 2018 |
-| `scrobble`          | see `is_scrobble`                                | Last.fm, ListenBrainz |
-| `completion`        | clip(played_ms / track_duration_ms, 0, cap); cap > 1 keeps replays | Yambda |
-| `skip_1`, `_2`, `_3` | nested: very early, early, before the end; see `skips` | Spotify history, MSSD |
-| `liked`             | the latest like or unlike of (user, track) in the horizon is a like | Yambda |
-| `saved`             | the same for save and unsave                                   |        |
-| `returned_24h`      | the user starts another session in (t, t + 24 h)               |        |
-| `session_continued` | another play than the outcome starts in the session after t    |        |
-| `reward`            | sum of weight x label over the spec's weights                  |        |
+| label               | rule                                                   | source        |
+|---------------------|--------------------------------------------------------|---------------|
+| `played`            | the impression has an outcome; true for a play         | `attribution` |
+| `streamed_30s`      | played_ms >= 30,000                                    | BaRT, 2018    |
+| `scrobble`          | half of the track or four minutes; see `is_scrobble`   | Last.fm       |
+| `completion`        | clip(played_ms / track_duration_ms, 0, cap)            | Yambda        |
+| `skip_1` to `_3`    | cut very early, early, before the end; see `skips`     | MSSD          |
+| `liked`             | the latest like or unlike in the horizon is a like     | Yambda        |
+| `saved`             | the same for save and unsave                           |               |
+| `returned_24h`      | the user starts another session in (t, t + 24 h)       |               |
+| `session_continued` | another play than the outcome starts in the session    |               |
+|                     | after t                                                |               |
+| `reward`            | sum of weight x label over the spec's weights          |               |
 
 An impression that was not played was not streamed, not skipped, and has completion 0. A label of a
 play whose source does not say what it needs (Last.fm has no played time) is null, never false, and

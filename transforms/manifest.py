@@ -70,8 +70,8 @@ class FileEntry(StrictModel):
 
     Attributes:
       path: relative to the attempt's folder.
-      role: what it holds: in a store partition "events", "item_day", "quarantine", "set_aside"; in a
-        dataset the split's name, or the kind of a side file ("statistics", "report", ...).
+      role: what it holds: in a store partition "events", "item_day", "quarantine", "set_aside"; in
+        a dataset the split's name, or the kind of a side file ("statistics", "report", ...).
       format: how it is encoded; a split that is written in two formats has the same rows in both.
       rows: rows counted in the file after it was written; 0 for what is not a table.
       bytes: size.

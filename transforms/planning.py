@@ -127,7 +127,9 @@ def plan_build(request: Request) -> Planned:
     """
     spec = request.spec
     if request.last_day < request.first_day:
-        raise UsageError(f"--end-date: expected {request.first_day} or later, got {request.last_day}")
+        raise UsageError(
+            f"--end-date: expected {request.first_day} or later, got {request.last_day}"
+        )
     config = store.require_config(request.store)
     if spec.output.shards > config.bucket_count:
         raise UsageError(
@@ -165,7 +167,10 @@ def plan_build(request: Request) -> Planned:
         like_sources=tuple(sorted(_sources_that_tell("like", known))),
         save_sources=tuple(sorted(_sources_that_tell("save", known))),
     )
-    inputs = [_input_of(p) for p in sorted({id(p): p for p in partitions + counted}.values(), key=lambda p: p.day)]
+    inputs = [
+        _input_of(p)
+        for p in sorted({id(p): p for p in partitions + counted}.values(), key=lambda p: p.day)
+    ]
     levels, given = _codes(request, borders)
     inputs += given
     vocabulary, given = _vocabulary(request, borders)
@@ -281,9 +286,7 @@ def _watermark_us(
         return {day for day in found if day_start_us(day + _ONE_DAY) <= as_of_us + 1}
 
     imported = over(covered_days(p for p in known if not p.is_daily))
-    until = complete_until(
-        request.first_day, over(covered), imported, spec.labels.lateness_days
-    )
+    until = complete_until(request.first_day, over(covered), imported, spec.labels.lateness_days)
     watermark_us = min(read_end_us, day_start_us(until))
     if request.first_us + spec.labels.horizon_us > watermark_us:
         latest = max(over(covered), default=None)

@@ -61,7 +61,6 @@ class Draft:
     def spill_root(self) -> str:
         return storage.join(self.attempt_root, SPILL_FOLDER)
 
-
     def manifest(self, files: Iterable[FileEntry], counts: Counts, rows: int) -> Manifest:
         """The manifest of what was made."""
         return Manifest(

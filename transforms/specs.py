@@ -20,9 +20,9 @@ from transforms.labels import PlayRule
 from transforms.negatives import NegativesSpec
 from transforms.sessions import SessionRule
 from transforms.splits import SplitsSpec
+from transforms.timeline import DAY_US, HOUR_US, MINUTE_US
 from transforms.validation import GatesSpec
 from transforms.vocabulary import VocabularySpec
-from transforms.timeline import DAY_US, HOUR_US, MINUTE_US
 
 Minutes = Annotated[float, pydantic.Field(gt=0, le=7 * 24 * 60)]
 
@@ -187,7 +187,7 @@ class DatasetSpec(StrictModel):
     sessions: SessionRuleSpec = SessionRuleSpec()
     attribution: AttributionSpec = AttributionSpec()
     labels: LabelsSpec = LabelsSpec()
-    features: tuple[str, ...] = pydantic.Field("all", validate_default=True)  # type: ignore[assignment]
+    features: tuple[str, ...] = pydantic.Field("all", validate_default=True)
     history_length: int = pydantic.Field(10, ge=1, le=1000)
     splits: SplitsSpec = SplitsSpec()
     gates: GatesSpec = GatesSpec()
@@ -339,9 +339,7 @@ class SequencesSpec(DatasetSpec):
         for name in ("stride", "min_length"):
             value = getattr(self, name)
             if value is not None and value > self.length:
-                raise ValueError(
-                    f"{name}: expected at most length ({self.length}), got {value}"
-                )
+                raise ValueError(f"{name}: expected at most length ({self.length}), got {value}")
         return self
 
     @property

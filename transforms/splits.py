@@ -7,8 +7,8 @@ With borders V (validation starts) and T (test starts), both midnights, and a ga
 * A row belongs to the split of its session's start, so that no session is in two splits. A row
   without a session goes by its own time.
 * A row of train or validation whose label window [t, t + horizon) ends behind the border that
-  follows is dropped (`label_window`), or kept as censored with its labels null, as the spec says: no
-  label of a split is decided by what happened in the next one.
+  follows is dropped (`label_window`), or kept as censored with its labels null, as the spec says:
+  no label of a split is decided by what happened in the next one.
 * Rows in a gap are dropped (`gap`), and so are rows at or behind the end of their split whose
   session began in it (`session_straddles`).
 * Users of the holdout share (by a keyed hash) are never in train (`user_holdout`), nor is a user
@@ -141,9 +141,9 @@ def resolve(
         if room_us <= max(spec.gap_us, closing_us):
             raise ValueError(
                 f"splits: validation is from {validation} to {test}: expected more than gap_hours "
-                f"({spec.gap_hours:g} h) and labels.horizon_hours ({horizon_us / HOUR_US:g} h), for "
-                "the label windows of its rows have to close before test starts; take more days, "
-                "or a shorter horizon"
+                f"({spec.gap_hours:g} h) and labels.horizon_hours ({horizon_us / HOUR_US:g} h), "
+                "for the label windows of its rows have to close before test starts; take more "
+                "days, or a shorter horizon"
             )
     return Borders(_midnight_us(validation), _midnight_us(test), spec.gap_us)
 

@@ -24,8 +24,8 @@ import pydantic
 from transforms import hashing, labels, manifest, storage
 from transforms.buckets import MAX_BUCKETS, check_bucket_count
 from transforms.config import StrictModel
-from transforms.errors import DataRefusedError, UsageError
 from transforms.counts import Counts
+from transforms.errors import DataRefusedError, UsageError
 from transforms.events import NEAR_DUPLICATE, STORE_SCHEMA
 from transforms.manifest import FileEntry, Manifest
 from transforms.timeline import DAY_US

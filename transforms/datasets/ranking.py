@@ -34,9 +34,7 @@ def build(listening: Listening, spec: RankingSpec, within: BuildRange, side: Sid
     wanted = _examples(listening, spec, within)
     closes_us = listening.time_us + spec.labels.horizon_us
     chosen = rows.choose(listening, wanted, closes_us, spec, within)
-    context = FeatureContext.at(
-        listening, chosen.rows, spec.history_length, side.item_snapshots
-    )
+    context = FeatureContext.at(listening, chosen.rows, spec.history_length, side.item_snapshots)
     outcome = rows.outcomes(listening, spec.attribution.windows)
     table = rows.event_rows(context, outcome, chosen, spec, within)
     counts = {

@@ -29,8 +29,8 @@ _DESCRIPTIONS = {
     "neg_log_q": "Log of the probability with which its proposal drew it.",
     "neg_weights": "Weight of each: 1 for draws; candidates over kept for exposed and skipped.",
     "neg_is_later_positive": "The user had a positive with it in [t, t + horizon).",
-    "positive_log_q": "Log probability of the positive under the drawing sources, weighted by their "
-    "counts; null if they could not draw it.",
+    "positive_log_q": "Log probability of the positive under the drawing sources, weighted by "
+    "their counts; null if they could not draw it.",
     "positive_in_batch_log_q": "Log of the positive's share of all plays of its pool; null without "
     "plays.",
 }  # fmt: skip
@@ -57,9 +57,7 @@ def columns(spec: RetrievalSpec) -> tuple[ColumnEntry, ...]:
     return (*rows.row_columns(spec), *drawn)
 
 
-def build(
-    listening: Listening, spec: RetrievalSpec, within: BuildRange, side: SideTables
-) -> Built:
+def build(listening: Listening, spec: RetrievalSpec, within: BuildRange, side: SideTables) -> Built:
     """The retrieval rows that a bucket's users have in the range."""
     outcome = rows.outcomes(listening, spec.attribution.windows)
     positive = _positives(listening, outcome, spec, within, side)
@@ -69,9 +67,7 @@ def build(
         wanted &= surface.to_numpy()
     closes_us = listening.time_us + spec.label_reach_us
     chosen = rows.choose(listening, wanted, closes_us, spec, within)
-    context = FeatureContext.at(
-        listening, chosen.rows, spec.history_length, side.item_snapshots
-    )
+    context = FeatureContext.at(listening, chosen.rows, spec.history_length, side.item_snapshots)
     assert side.pools is not None
     drawn = negatives.draw(
         _asked(context),

@@ -1,4 +1,4 @@
-"""Sequence rows: a listener's plays in order, cut into windows, for sequential and generative models.
+"""Sequence rows: windows of a listener's plays in order, for sequential and generative models.
 
 A user's plays are in the order of (event_time, event id). A play is a target if it is mature and in
 a split; whatever came before it is its history. For each user, split and period (a UTC day, or the
@@ -52,11 +52,14 @@ _LISTS: dict[str, tuple[pl.DataType, str, str]] = {
     "item_index": (
         pl.Int64(),
         "sequence",
-        "Index of each track in the vocabulary: 0 padding, 1 unknown, 2 mask, 3 separator, tracks "
-        "from 4 on.",
+        "Index of each track: 0 padding, 1 unknown, 2 mask, 3 separator, tracks from 4 on.",
     ),
     "event_times": (pl.Datetime("us", "UTC"), "sequence", "Starts of the plays."),
-    "surfaces": (pl.String(), "sequence", "Surface of each play; unknown where the source has none."),
+    "surfaces": (
+        pl.String(),
+        "sequence",
+        "Surface of each play; unknown where there is none.",
+    ),
     "played_ratios": (
         pl.Float64(),
         "sequence",
@@ -127,9 +130,7 @@ def key(spec: SequencesSpec) -> tuple[str, ...]:
     return KEY[1:] if spec.packing == "pack" else KEY
 
 
-def build(
-    listening: Listening, spec: SequencesSpec, within: BuildRange, side: SideTables
-) -> Built:
+def build(listening: Listening, spec: SequencesSpec, within: BuildRange, side: SideTables) -> Built:
     """The windows of a bucket's users."""
     closes_us = listening.time_us + spec.labels.horizon_us
     chosen = rows.choose(listening, listening.is_play, closes_us, spec, within)
@@ -230,9 +231,7 @@ class _Steps:
         following[:-1] = np.where(same, context.row_time_us[1:], 1 << 62)
         return following
 
-    def windows(
-        self, split: str, targets: IntArray, usable: BoolArray
-    ) -> tuple[pl.DataFrame, int]:
+    def windows(self, split: str, targets: IntArray, usable: BoolArray) -> tuple[pl.DataFrame, int]:
         """Rows of one split.
 
         Args:

@@ -21,7 +21,7 @@ from transforms.features.registry import FEATURES, compute
 from transforms.listening import Listening
 from transforms.manifest import ColumnEntry
 from transforms.specs import SessionsSpec
-from transforms.timeline import IntArray
+from transforms.timeline import BoolArray, IntArray
 
 KEY = ("user_id", "session_id")
 
@@ -42,8 +42,7 @@ _SCALARS: dict[str, tuple[pl.DataType, str, str]] = {
     "label_returned_24h": (
         pl.Boolean(),
         "label",
-        "The user started another session within 24 h of its start; null if the horizon is "
-        "shorter.",
+        "Another session started within 24 h of its start; null if the horizon is shorter.",
     ),
 }
 _LISTS: dict[str, tuple[pl.DataType, str, str]] = {
@@ -95,9 +94,7 @@ def columns(spec: SessionsSpec) -> tuple[ColumnEntry, ...]:
     return tuple(result)
 
 
-def build(
-    listening: Listening, spec: SessionsSpec, within: BuildRange, side: SideTables
-) -> Built:
+def build(listening: Listening, spec: SessionsSpec, within: BuildRange, side: SideTables) -> Built:
     """The sessions that start in the range."""
     sessions = _Sessions(listening, spec)
     wanted = np.zeros(listening.events.height, dtype=bool)
@@ -150,7 +147,7 @@ class _Sessions:
             return np.zeros(0, dtype=np.int64)
         return np.maximum.reduceat(values[self._events], self._begins[:-1])
 
-    def _sum(self, at: IntArray, flags: IntArray) -> IntArray:
+    def _sum(self, at: IntArray, flags: BoolArray) -> IntArray:
         sums = timeline.prefix_sums(flags[self._events])
         return sums[self._begins[at + 1]] - sums[self._begins[at]]
 

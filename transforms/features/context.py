@@ -35,7 +35,9 @@ class FeatureContext(Listening):
     ) -> FeatureContext:
         """The examples at some events of a bucket."""
         shared = {f.name: getattr(listening, f.name) for f in dataclasses.fields(Listening)}
-        return cls(**shared, rows=rows, history_length=history_length, item_snapshots=item_snapshots)
+        return cls(
+            **shared, rows=rows, history_length=history_length, item_snapshots=item_snapshots
+        )
 
     @functools.cached_property
     def row_user(self) -> IntArray:
