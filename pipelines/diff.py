@@ -85,10 +85,9 @@ def build_parser() -> cli.Parser:
 def run(argv: list[str] | None = None) -> int:
     """Runs the tool with the given command line; returns the exit code."""
     args = build_parser().parse_args(argv)
-    from pipelines.versions import resolve
-    from transforms import diff
+    from transforms import diff, manifest
 
-    a, b = (diff.Version(*resolve(path, _EXPECTED)) for path in (args.a, args.b))
+    a, b = (diff.Version(*manifest.resolve(path, _EXPECTED)) for path in (args.a, args.b))
     columns = tuple(args.columns.split(",")) if args.columns else None
     _check_columns(columns or (), (a, b))
     found = diff.compare(a, b, diff.Options(columns, args.rows, args.tolerance, not args.no_rows))

@@ -56,7 +56,7 @@ _TIMES = {
     "ranking": pl.col("event_time"),
     "retrieval": pl.col("event_time"),
     "sequences": pl.col("event_times").list.last(),
-    "sessions": pl.col("start_time"),
+    "sessions": pl.col("session_start"),
 }
 _SURFACES = {
     "ranking": pl.col("surface"),
@@ -220,7 +220,7 @@ def _histograms(rows: pl.DataFrame, kind: str) -> Counts:
         return {
             "session_tracks": _doubling(rows["tracks"]),
             "session_minutes": _doubling(
-                (rows["end_time"] - rows["start_time"]).dt.total_minutes()
+                (rows["session_end"] - rows["session_start"]).dt.total_minutes()
             ),
             "play_percent": _percent(rows["completions"].explode(empty_as_null=False)),
         }

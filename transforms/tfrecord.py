@@ -236,23 +236,6 @@ def _claimed_length(head: bytes) -> int | None:
     return length if intact and length <= _LARGEST_RECORD else None
 
 
-def _read_on(stream: Any, data: bytes, wanted: int, row: int) -> bytes:
-    """`data` and what follows it, `wanted` bytes or more; no bytes at the end of the file."""
-    parts, have = [data], len(data)
-    while have < wanted:
-        try:
-            part = stream.read(_READ_BYTES)
-        except (EOFError, OSError, zlib.error) as error:  # of GzipFile
-            raise DataRefusedError(f"record {row}: cannot be read: {error}") from None
-        if not part:
-            if not have:
-                return b""
-            raise DataRefusedError(f"record {row}: is cut: {have} of at least {wanted} bytes")
-        parts.append(part)
-        have += len(part)
-    return b"".join(parts)
-
-
 def _masked(checksum: int) -> int:
     """What TFRecord stores of a CRC-32C."""
     return ((checksum >> 15 | checksum << 17) + _MASK) & 0xFFFFFFFF

@@ -323,10 +323,10 @@ def _labels(line: _Timeline, event: Event) -> Event:
         "completion": 0.0 if play is None else _completion(play),
         "liked": line.resolved(True, event["track_id"], t, "like"),
         "saved": line.resolved(False, event["track_id"], t, "save"),
-        "skipped": False if play is None else _skipped(play),
+        "skip_2": False if play is None else _skipped(play),
         "streamed_30s": False if play is None else _streamed(play),
     }
-    weights = {"completion": 0.5, "liked": 2.0, "saved": 2.0, "skipped": -0.5, "streamed_30s": 1.0}
+    weights = {"completion": 0.5, "liked": 2.0, "saved": 2.0, "skip_2": -0.5, "streamed_30s": 1.0}
     known = None not in labels.values()
     return {
         **{f"label_{name}": value for name, value in labels.items()},
@@ -344,7 +344,7 @@ _TEXTS = (
     "platform", "country", "source", "session_id",
 )  # fmt: skip
 _BOOLEANS = (
-    "is_exploration", "shuffle", "premium", "label_liked", "label_saved", "label_skipped",
+    "is_exploration", "shuffle", "premium", "label_liked", "label_saved", "label_skip_2",
     "label_streamed_30s", "label_played",
 )  # fmt: skip
 
@@ -359,7 +359,7 @@ def schema() -> Any:
     names += ["user_impressions_7d", "user_likes_7d", "user_streams_7d", "user_skips_7d"]
     names += ["user_track_plays_7d", "user_track_ms_since_play", "user_track_impressions_7d"]
     names += ["user_artist_plays_7d", "label_completion", "label_liked", "label_saved"]
-    names += ["label_skipped", "label_streamed_30s", "label_played", "label_play_delay_ms"]
+    names += ["label_skip_2", "label_streamed_30s", "label_played", "label_play_delay_ms"]
     names += ["label_reward"]
     types = dict.fromkeys(_TEXTS, pa.string()) | dict.fromkeys(_BOOLEANS, pa.bool_())
     types |= {

@@ -4,7 +4,9 @@ A contender turns raw Parquet `ListeningEvent`s into the ranking rows of `specs/
 validity, clamped clocks, one row of each (user, event id), near duplicates out, users above the
 daily cap out, sessions, attribution, labels, all features, maturity, all carried columns. What all
 peers leave out, in their favour: the event store, counts and quarantine, the keyed order of rows,
-pseudonyms, derived event ids, sessions given by a source, and sources without impressions.
+pseudonyms, derived event ids, sessions given by a source, sources without impressions, sync bursts,
+splits and cold flags, most of the delays, scrobbles, two of the three skip levels, returns, what
+the session did next, statistics, gates and the report.
 """
 
 from __future__ import annotations

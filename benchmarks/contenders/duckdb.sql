@@ -270,11 +270,11 @@ SELECT
     (play_us - v.t) // 1000 AS label_play_delay_ms,
     CASE WHEN o.r IS NULL THEN false ELSE o.streamed END AS label_streamed_30s,
     CASE WHEN o.r IS NULL THEN 0.0 ELSE o.completion END AS label_completion,
-    CASE WHEN o.r IS NULL THEN false ELSE o.skipped END AS label_skipped,
+    CASE WHEN o.r IS NULL THEN false ELSE o.skipped END AS label_skip_2,
     liked AS label_liked,
     saved AS label_saved,
     label_completion * 0.5 + label_liked::DOUBLE * 2.0 + label_saved::DOUBLE * 2.0
-        + label_skipped::DOUBLE * -0.5 + label_streamed_30s::DOUBLE AS label_reward
+        + label_skip_2::DOUBLE * -0.5 + label_streamed_30s::DOUBLE AS label_reward
 FROM (SELECT *, t - session_us <= 86400000000 AS inside FROM by_user
     WHERE t >= getvariable('first_us') AND t < getvariable('end_us')
         AND t + 86400000000 <= getvariable('watermark_us')) b

@@ -358,7 +358,7 @@ def run(task: Task) -> None:
             for name, label, absent in (
                 ("streamed", "streamed_30s", pl.lit(value=False)),
                 ("completion", "completion", pl.lit(0.0)),
-                ("skipped", "skipped", pl.lit(value=False)),
+                ("skipped", "skip_2", pl.lit(value=False)),
             )
         ),
         resolved(table, query, "like", "unlike").alias("label_liked"),
@@ -368,7 +368,7 @@ def run(task: Task) -> None:
             pl.col("label_completion") * 0.5
             + pl.col("label_liked") * 2.0
             + pl.col("label_saved") * 2.0
-            + pl.col("label_skipped") * -0.5
+            + pl.col("label_skip_2") * -0.5
             + pl.col("label_streamed_30s") * 1.0
         ).alias("label_reward")
     )

@@ -430,7 +430,7 @@ def _rows(joined: Frame) -> Frame:
         ms(c("led.t") - t).alias("label_play_delay_ms"),
         label("streamed", no).alias("label_streamed_30s"),
         label("completion", fn.lit(0.0)).alias("label_completion"),
-        label("skipped", no).alias("label_skipped"),
+        label("skipped", no).alias("label_skip_2"),
         found("like").alias("label_liked"),
         found("save").alias("label_saved"),
     )
@@ -443,7 +443,7 @@ def _rows(joined: Frame) -> Frame:
         number("completion") * 0.5
         + number("liked") * 2.0
         + number("saved") * 2.0
-        + number("skipped") * -0.5
+        + number("skip_2") * -0.5
         + number("streamed_30s"),
     )
 

@@ -345,6 +345,16 @@ def test_statistics_are_those_published_or_the_same_of_the_rows(tmp_path: pathli
     assert measures == ["distinct", "missing"]
 
 
+def test_a_change_of_a_measure_has_a_size() -> None:
+    a: diff.Measures = {"mean": 0.0, "missing": 0.5, "distinct": 4}
+    assert list(diff.measure_changes(a, {"mean": -2.0, "missing": 0.25}, 0.0)) == [
+        ("mean", 0.0, -2.0, 1.0), ("missing", 0.5, 0.25, 0.25),
+    ]  # fmt: skip
+    assert list(diff.measure_changes(a, a, 0.0)) == []
+    summed: diff.Measures = {"mean": 0.1 + 0.2 + 0.3}
+    assert list(diff.measure_changes(summed, {"mean": 0.3 + 0.2 + 0.1}, 0.0)) == []
+
+
 def test_the_mean_of_ids_and_times_says_nothing(tmp_path: pathlib.Path) -> None:
     schema = {
         "user_id": pl.String(), "event_id": pl.String(), "session_id": pl.Int64(),

@@ -231,10 +231,17 @@ def logs(draw, max_rows=5):
         st.sampled_from(STEPS),
     )
     user, session = st.integers(0, 2), st.integers(-1, 5)
+    # Half of the positives are of a row's user and track.
+    played = st.tuples(user, track)
+    if rows:
+        played |= st.sampled_from([(row[0], row[3]) for row in rows])
+    events = st.lists(st.tuples(played, times), max_size=12)
     pool = st.dictionaries(st.sampled_from(TRACKS), st.integers(0, 3) | st.integers(0, 10**6))
     return Log(
         rows=rows,
-        positives=draw(st.lists(st.tuples(user, times, track), max_size=12)),
+        positives=[
+            (u, t, x) for (u, x), t in draw(st.lists(st.tuples(played, times), max_size=12))
+        ],
         exposed=draw(st.lists(st.tuples(session, times, track), max_size=10)),
         skipped=draw(st.lists(st.tuples(session, times, track), max_size=6)),
         pools={T0 // DAY_US: draw(pool), T0 // DAY_US + 1: draw(pool)},
@@ -398,6 +405,20 @@ def test_a_track_played_often_is_excluded_once():
     exact = {"p": Fraction(1, 3), "q": Fraction(2, 3)}
     for track, log_q in zip(row["neg_track_ids"], row["neg_log_q"], strict=True):
         assert math.isclose(math.exp(log_q), exact[track])
+
+
+def test_the_rows_own_track_is_excluded_once_if_it_was_played_before():
+    row = one_row(spec_of(("uniform", 9, {})), [(0, NOON - 1, "own"), (0, NOON - 2, "p")])
+    assert set(row["neg_track_ids"]) == {"q", "r"}
+    assert set(row["neg_log_q"]) == {math.log(1) - math.log(2)}
+
+
+def test_bits_that_would_favour_a_track_are_not_used():
+    """With a total near 2^64 that is the fate of one in twenty."""
+    spec = spec_of(("popularity", 200, {"alpha": 1}))
+    pool = {"a": 4 * 10**13, "b": 3 * 10**13, "c": 18 * 10**12}
+    log = Log([(0, NOON, 0, "b", "k")], [], [], [], {T0 // DAY_US: pool})
+    assert drawn(log, spec).table.to_dicts() == oracle(log, spec)
 
 
 def test_positives_of_others_do_not_matter():

@@ -91,14 +91,13 @@ def _by_part(given: ReportInput, names: Sequence[str], found: Counts) -> Markup:
 def _shaded(measure: Measure, part: Counts, overall: float | None) -> Markup:
     """A cell that is shaded by how far its rate is from that of all rows."""
     rate, heat = measure.rate(part), 0.0
-    if rate is not None and overall:
-        ratio = rate / overall
-        heat = max(-1.0, min(1.0, math.log(ratio) / _FULL_SHADE)) if ratio > 0 else -1.0
+    if rate is not None and overall is not None and overall > 0:
+        heat = math.log(rate / overall) / _FULL_SHADE if rate > 0 else -1.0
     return tag(
         "td",
         measure.text(rate),
         class_=f"number heat {'above' if heat > 0 else 'below'}",
-        style=f"--heat:{abs(heat):.2f}",
+        style=f"--heat:{min(1.0, abs(heat)):.2f}",
         title=plural(part.get("known", 0), "known row"),
     )
 

@@ -17,7 +17,8 @@ from transforms.report.markup import Markup, join, tag
 
 Format = Callable[[float | None], str]
 
-_GRID_LINES = 4
+_MOST_DOTS = 30  # of a line; more would be a band
+_INTERVALS = 4  # of a y axis, about
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,37 @@ class Axes:
     small: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class _Scale:
+    """A y axis: multiples of `step` from `low` to `high`, zero among them."""
+
+    low: int
+    high: int
+    step: float
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> _Scale:
+        """The axis that holds all values, with steps of 1, 2, 2.5 or 5 times a power of ten."""
+        known = [0.0, *(value for value in values if value is not None)]
+        lowest, highest = min(known), max(known)
+        if lowest == highest:
+            return cls(0, 1, 1.0)
+        wanted = (highest - lowest) / _INTERVALS
+        power = 10.0 ** math.floor(math.log10(wanted))
+        step = next(m for m in (1, 2, 2.5, 5, 10, 20) if m * power >= wanted * (1 - 1e-9)) * power
+        slack = 1e-9  # a value on a line is not past it
+        return cls(math.floor(lowest / step + slack), math.ceil(highest / step - slack), step)
+
+    def y(self, value: float) -> float:
+        """Place of a value in a chart, from 0 at the top to 100."""
+        return 100 * (self.high - value / self.step) / (self.high - self.low)
+
+    def lines(self, few: bool) -> list[float]:
+        """Values with a grid line; `few` are the ends and zero."""
+        every = sorted({self.low, 0, self.high}) if few else range(self.low, self.high + 1)
+        return [line * self.step for line in every]
+
+
 def thinned(ticks: Sequence[str], most: int) -> list[str]:
     """The ticks with all but about `most` blanked out, at equal distances from the first."""
     step = max(1, math.ceil(len(ticks) / most))
@@ -62,28 +94,29 @@ def thinned(ticks: Sequence[str], most: int) -> list[str]:
 
 
 def lines(series: Sequence[Series], axes: Axes) -> Markup:
-    """A line with dots for each series, from zero up."""
-    top = _nice_top(value for each in series for value in each.values)
+    """A line with dots for each series, on an axis that has zero; broken where a value is None."""
+    scale = _Scale.of(value for each in series for value in each.values)
     drawn = []
     for each in series:
-        points = [
-            (_middle(index, axes), 100 - 100 * value / top)
-            for index, value in enumerate(each.values)
-            if value is not None
-        ]
-        path = "L".join(f"{x:.2f} {y:.2f}" for x, y in points)
-        if points:
-            drawn.append(tag("path", class_=f"line s{each.tone}", d="M" + path))
-            # A stroke of no length with round caps is a dot that does not stretch.
-            dots = "".join(f"M{x:.2f} {y:.2f}h0" for x, y in points)
+        path, dots, command = "", "", "M"
+        for index, value in enumerate(each.values):
+            if value is None:
+                command = "M"
+                continue
+            point = f"{_middle(index, axes):.2f} {scale.y(value):.2f}"
+            path += command + point
+            dots += f"M{point}h0"  # no length, but round caps: a dot that does not stretch
+            command = "L"
+        drawn.append(tag("path", class_=f"line s{each.tone}", d=path))
+        if len(each.values) <= _MOST_DOTS:
             drawn.append(tag("path", class_=f"dots s{each.tone}", d=dots))
-    return _chart(series, axes, top, join(*drawn), _legend(series, _dash))
+    return _chart(series, axes, scale, join(*drawn), _legend(series, _dash))
 
 
 def columns(series: Sequence[Series], axes: Axes) -> Markup:
     """A column a place, the series stacked from the first one up."""
-    heights = [sum(v or 0 for v in values) for values in zip(*(s.values for s in series))]  # noqa: B905
-    top = _nice_top(heights)
+    heights = [sum(each.values[index] or 0 for each in series) for index in range(len(axes.places))]
+    scale = _Scale.of(heights)
     width = 100 / max(1, len(axes.places))
     filled = 0.6 if len(heights) < 10 else 0.84
     drawn, base = [], [0.0] * len(heights)
@@ -96,12 +129,12 @@ def columns(series: Sequence[Series], axes: Axes) -> Markup:
                         "rect",
                         class_=f"fill s{each.tone}",
                         x=(index + 0.5 - filled / 2) * width,
-                        y=100 - 100 * base[index] / top,
+                        y=scale.y(base[index]),
                         width=filled * width,
-                        height=100 * value / top,
+                        height=100 - scale.y(value),
                     )
                 )
-    return _chart(series, axes, top, join(*drawn), _legend(series, key))
+    return _chart(series, axes, scale, join(*drawn), _legend(series, key))
 
 
 def bar(share: float, tone: int, label: str, mark: float | None = None) -> Markup:
@@ -158,23 +191,12 @@ def _middle(index: int, axes: Axes) -> float:
     return 100 * (index + 0.5) / len(axes.places)
 
 
-def _nice_top(values: Iterable[float | None]) -> float:
-    """The smallest 1, 2, 2.5 or 5 times a power of ten, times the grid lines, above all values."""
-    highest = max((value for value in values if value is not None), default=0.0)
-    if highest <= 0:
-        return 1.0
-    step = highest / _GRID_LINES
-    power = 10.0 ** math.floor(math.log10(step))
-    nice = next(m for m in (1, 2, 2.5, 5, 10, 20) if m * power >= step * (1 - 1e-9))
-    return nice * power * _GRID_LINES
-
-
 def _chart(
-    series: Sequence[Series], axes: Axes, top: float, drawn: Markup, legend: Markup | None
+    series: Sequence[Series], axes: Axes, scale: _Scale, drawn: Markup, legend: Markup | None
 ) -> Markup:
     """The frame of a chart: heading, axis texts, grid, what is drawn, tooltips, legend."""
-    shown = range(0, _GRID_LINES + 1, _GRID_LINES if axes.small else 1)
-    grid = "".join(f"M0 {100 * line / _GRID_LINES:.2f}H100" for line in shown)
+    shown = scale.lines(few=axes.small)
+    grid = "".join(f"M0 {scale.y(line):.2f}H100" for line in shown)
     width = 100 / max(1, len(axes.places))
     tooltips = (
         tag(
@@ -197,11 +219,12 @@ def _chart(
         role="img",
         **_STRETCHED,
     )
+    ticks = [axes.tick(line) for line in shown]
     y_texts = (
-        tag("span", axes.tick(top * i / _GRID_LINES), style=f"bottom:{100 * i / _GRID_LINES:g}%")
-        for i in shown
+        tag("span", text, style=f"top:{scale.y(line):.2f}%")
+        for text, line in zip(ticks, shown, strict=True)
     )
-    longest = max(len(axes.tick(top * i / _GRID_LINES)) for i in shown)
+    longest = max(map(len, ticks))
     x_texts = (
         tag("span", text, style=f"left:{_middle(index, axes):.2f}%")
         for index, text in enumerate(axes.ticks)

@@ -136,7 +136,7 @@ def changes(given: ReportInput) -> Section:
             f"{noun} in {split}",
             before.tallies.get(split, {}).get(key),
             given.tallies[split][key],
-            figures.exact,
+            figures.rounded,
         )
         for key, noun in (("rows", "rows"), ("users", "listeners"))
         for split in given.splits

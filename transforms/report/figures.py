@@ -83,9 +83,14 @@ def ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def exact(value: float | None) -> str:
-    """For an axis and for counts: 12500 -> 12,500, 0.25 -> 0.25."""
-    return NONE if value is None else f"{value:,.10g}"
+def exact(value: float) -> str:
+    """For an axis: 12500 -> 12,500, 0.25 -> 0.25."""
+    return f"{value:,.10g}"
+
+
+def rounded(value: float | None) -> str:
+    """A count, or a mean of counts: 12499.7 -> 12,500."""
+    return NONE if value is None else f"{value:,.0f}"
 
 
 def axis_percent(share: float) -> str:

@@ -13,6 +13,7 @@ from transforms.report.view import SPLIT_TONES, ReportInput, Section
 # Key in the manifest's counts, or reason of `splits`, -> what a reader is told.
 _NOT_USED = {
     "late": "arrived later than the lateness that counts",
+    "after_as_of": "received after the instant that is built as of",
     "duplicate_across_partitions": "duplicates in files of several days",
     "near_duplicate": "near duplicates of a play",
 }
@@ -89,19 +90,22 @@ def _rows_by_day(given: ReportInput) -> Markup:
     series = [
         Series(
             split,
-            [sum(given.tallies[split]["days"].get(day, 0) for day in p.days) for p in when],
+            [
+                sum(given.tallies[split]["days"].get(day, 0) for day in period.days)
+                / len(period.days)
+                for period in when
+            ],
             SPLIT_TONES[split],
         )
         for split in given.splits
     ]
-    length = len(when[0].days)
     axes = Axes(
-        title="Rows by day" if length == 1 else f"Rows by {length} days",
+        title="Rows a day",
         x="day (UTC)",
-        y="rows of each split" if len(series) > 1 else "rows",
+        y="rows" if len(when[0].days) == 1 else f"mean of {len(when[0].days)} days",
         places=[period.name for period in when],
         ticks=charts.thinned([period.tick for period in when], 6),
-        format=figures.exact,
+        format=figures.rounded,
         tick=figures.exact,
     )
     return charts.columns(series, axes)
