@@ -31,6 +31,7 @@ EXAMPLE = "playhead diff datasets/ranking/2026-01-05_2026-01-05-0123456789ab dat
 _DIFFERENT = 5
 _EXPECTED = "a dataset, one of its versions, or a partition of a store (store/events/dt=...)"
 _MAX_LINES = 10
+_MAX_COLUMNS = 4  # of a row that differs
 _MAX_TEXT = 40
 _KINDS = {
     "different": "rows that differ, from the smallest key",
@@ -253,7 +254,7 @@ def _example_lines(example: Example, rows: RowDiff | None) -> list[str]:
         for same_row in column.examples
         if dataclasses.replace(same_row, a=None, b=None) == example
     ]
-    return lines + [f"  {line}" for line in _cut(_table(differing))]
+    return lines + [f"  {line}" for line in _cut(_table(differing), _MAX_COLUMNS)]
 
 
 def _section(title: str, rows: list[list[str]], head: list[str] | None = None) -> list[str]:
@@ -289,6 +290,12 @@ def _is_number(text: str) -> bool:
 
 
 def _change(a: Any, b: Any, most: int = _MAX_TEXT) -> str:
+    """`a -> b`; of long lists the first value that differs, or their lengths."""
+    if isinstance(a, list) and isinstance(b, list) and max(len(str(a)), len(str(b))) > most:
+        if len(a) != len(b):
+            return f"{len(a):,} -> {len(b):,} values"
+        at = next((i for i in range(len(a)) if str(a[i]) != str(b[i])), 0)
+        return f"value {at:,}: {_change(a[at], b[at], most)}"
     return f"{_text(a, most)} -> {_text(b, most)}"
 
 

@@ -1,8 +1,7 @@
 """Tables as TFRecord files of `tf.train.Example` or `tf.train.SequenceExample`.
 
 A file holds the rows of a table in order, a record a row, as `tf.data.TFRecordDataset` reads it.
-Features are in the byte order of their names: same rows, same bytes, those that protobuf's
-deterministic serialization gives.
+Features are in the byte order of their names: same rows, same bytes.
 
 | Column                     | Feature      | Value                                               |
 |----------------------------|--------------|-----------------------------------------------------|

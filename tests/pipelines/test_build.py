@@ -164,7 +164,7 @@ def test_the_number_of_shards_and_buckets_moves_rows_and_changes_none(
     expected = jobs.row_digest(jobs.rows(*whole, "train"))
     spec.write_text(SPEC.replace("shards: 4", "shards: 1"))
     one = jobs.build(simulated_store, spec, D5, D7, tmp_path / "one")
-    assert len(one.files) == 1
+    assert len(one.files_of("train")) == 1
     assert jobs.row_digest(jobs.rows(tmp_path / "one", one, "train")) == expected
     finer = tmp_path / "finer"
     for folder in sorted(simulated.glob("received=*")):
@@ -225,7 +225,7 @@ def test_a_missing_partition_is_refused_or_allowed_by_name(
     argv = jobs.build_argv(store, quick, D5, D7, tmp_path / "dataset")
     ended = jobs.call(*argv)
     assert ended.code == 3
-    assert "no partition for 1 of 3 days (2026-01-06)" in ended.err
+    assert "no partition for 1 of the days that are read (2026-01-06)" in ended.err
     assert "--allow-missing" in ended.err
     assert not (tmp_path / "dataset").exists()
     ended = jobs.ok(*argv, "--allow-missing")
@@ -355,7 +355,9 @@ def test_days_add_up_even_if_a_source_begins_to_log_impressions(
     )
     store = day_store(tmp_path, {D5: jobs.plays(20), last: [shown]})
     daily = [
-        jobs.build(store, quick, day, day, tmp_path / str(day)).counts.get("examples", 0)
+        jobs.build(store, quick, day, day, tmp_path / str(day), "--allow-missing").counts[
+            "examples"
+        ]
         for day in (D5, last)
     ]
     ranged = jobs.build(store, quick, D5, last, tmp_path / "range", "--allow-missing")
@@ -378,7 +380,7 @@ WRONG = {
     "nothing": ("", "", "got nothing"),
     "binary": ("\x00\x01", "", "not valid YAML"),
     "a name that is a path": ("kind: ranking\nname: ../x\n", ":2: name", "../x"),
-    "shards not a power of two": ("kind: ranking\noutput: {shards: 3}\n", ":2: shards", "3"),
+    "shards not a power of two": ("kind: ranking\noutput: {shards: 3}\n", ":2: output.shards", "3"),
     "more shards than buckets": ("kind: ranking\noutput: {shards: 8}\n", "shards", "4 buckets"),
 }  # fmt: skip
 
@@ -461,15 +463,15 @@ def test_a_shard_that_lost_rows_refuses_the_version(
     quick: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = day_store(tmp_path, {D5: jobs.plays(100), D6: []})
-    whole = building.ranking.order_rows
+    whole = building.rows.order_rows
 
     def lossy(rows: pl.DataFrame, *args: Any) -> pl.DataFrame:
         return whole(rows, *args).head(max(rows.height - 1, 0))
 
-    monkeypatch.setattr(building.ranking, "order_rows", lossy)
+    monkeypatch.setattr(building.rows, "order_rows", lossy)
     ended = jobs.call(*jobs.build_argv(store, quick, D5, D5, tmp_path / "dataset"))
     assert ended.code == 3
-    assert "conservation: 100 examples were made, but" in ended.err
+    assert "conservation: 100 examples were counted, but" in ended.err
     assert not (tmp_path / "dataset").exists()
 
 

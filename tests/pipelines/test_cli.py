@@ -73,7 +73,7 @@ def test_help_and_typos_are_answered_without_loading_an_engine() -> None:
 
 
 def test_looking_at_things_needs_no_engine(simulated_store: pathlib.Path) -> None:
-    said = light(["formats"], ["inspect", "--features"], ["inspect", str(simulated_store)])
+    said = light(["formats"], ["signals"], ["inspect", str(simulated_store)])
     for command, (code, _, loaded, _) in said.items():
         assert code == 0, command
         assert "apache_beam" not in loaded, command
@@ -132,7 +132,7 @@ USER_ERRORS: list[tuple[list[str], str]] = [
     ([*BUILD[:4], "none.yaml", *BUILD[5:]], "none.yaml: cannot read it"),
     (["inspect", "none"], "nothing is published here"),
     (["inspect", "none", "--rows", "0"], ">= 1"),
-    (["inspect"], "expected the path"),
+    (["inspect"], "arguments are required: PATH"),
     (["formats", "--all"], "--all"),
     (["demo", "--events", "many"], ">= 1"),
     (["simulate"], "required: --output"),
@@ -219,7 +219,7 @@ def test_off_a_terminal_progress_is_plain_lines_on_standard_error(
     assert all(len(line) <= 100 for line in ended.out.splitlines()[1:])
 
 
-@pytest.mark.parametrize("argv", [["formats"], ["inspect", "--features"], ["--help"]])
+@pytest.mark.parametrize("argv", [["formats"], ["signals"], ["--help"]])
 def test_a_reader_that_leaves_early_is_no_error(argv: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)
@@ -327,23 +327,19 @@ def test_inspect_lists_the_partitions_of_a_store(simulated_store: pathlib.Path) 
     assert "events 2026-01-05, version v-" in one
 
 
-def test_inspect_lists_the_features(capsys: pytest.CaptureFixture[str]) -> None:
-    from transforms.features import FEATURES
-
-    lines = jobs.ok("inspect", "--features").out.splitlines()
-    assert [line.split()[0] for line in lines] == list(FEATURES)
-    assert all(len(line.split()) > 3 for line in lines)
-
-
 @pytest.mark.parametrize("damage", ["missing", "truncated", "swapped"])
 def test_inspect_of_a_damaged_version_is_one_line(
     tmp_path: pathlib.Path, simulated_store: pathlib.Path, damage: str
 ) -> None:
-    (tmp_path / "spec.yaml").write_text("kind: ranking\noutput: {shards: 1}\nfeatures: [user_plays_7d]\n")
+    (tmp_path / "spec.yaml").write_text(
+        "kind: ranking\noutput: {shards: 1}\nfeatures: [user_plays_7d]\n"
+    )
     built = jobs.build(
         simulated_store, tmp_path / "spec.yaml", jobs.DAY, jobs.DAY, tmp_path / "dataset"
     )
-    path = tmp_path / "dataset" / built.version / built.run.attempt / built.files[0].path
+    path = (
+        tmp_path / "dataset" / built.version / built.run.attempt / built.files_of("train")[0].path
+    )
     if damage == "missing":
         path.unlink()
     elif damage == "truncated":

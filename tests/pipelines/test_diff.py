@@ -10,6 +10,7 @@ import sys
 import polars as pl
 import pytest
 
+from pipelines import diff
 from tests import jobs
 from transforms import manifest
 from transforms.manifest import Manifest
@@ -68,6 +69,21 @@ def test_a_changed_reward_is_told_in_a_screen(paths: tuple[str, str]) -> None:
     examples = lines[lines.index("rows that differ, from the smallest key") + 1 :]
     assert len(examples) == 6
     assert all(line.startswith("    label_reward ") for line in examples[1::2])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "told"),
+    [
+        (30_000, 20_000, "30,000 -> 20,000"),
+        (True, None, "True -> None"),
+        ("x" * 50, "", f"{'x' * 37}... -> "),
+        (["home"], ["home", "radio"], "['home'] -> ['home', 'radio']"),
+        (list(range(99)), list(range(98)), "99 -> 98 values"),
+        (["t"] * 99, ["t"] * 70 + ["s"] * 29, "value 70: t -> s"),
+    ],
+)
+def test_a_change_is_told_in_a_few_words(a: object, b: object, told: str) -> None:
+    assert diff._change(a, b) == told
 
 
 def test_json_counts_what_two_lines_of_polars_count(

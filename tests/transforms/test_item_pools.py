@@ -224,7 +224,8 @@ def test_bits_fall_to_items_in_proportion(parts, drawn):
     """Against integers of any size: the item whose part of [0, 1) the bits fall into."""
     cumulative = np.concatenate(([0], np.cumsum(parts)))
     total = sum(parts)
-    bits = [0, ALL - 1, *(ALL * int(c) // total % ALL for c in cumulative), *drawn]
+    edges = [ALL * int(c) // total + step for c in cumulative for step in (-1, 0, 1)]
+    bits = [*(edge % ALL for edge in edges), *drawn]
     items, fair = Proposal(cumulative).items(np.array(bits, dtype=np.uint64))
     for value, item, usable in zip(bits, items.tolist(), fair.tolist(), strict=True):
         assert cumulative[item] <= value * total >> 64 < cumulative[item + 1]

@@ -72,7 +72,7 @@ def test_digest_leaves_out_the_run_and_nothing_else() -> None:
     others: list[dict[str, Any]] = [
         {"kind": "events"}, {"name": "n"}, {"version": "v-2"}, {"fingerprint": "f"},
         {"code_version": "1"}, {"status": "EMPTY"}, {"config": {"a": 2}}, {"inputs": ()},
-        {"files": ()}, {"counts": {}},
+        {"files": ()}, {"counts": {}}, {"key": ("event_id",)},
         {"columns": (manifest.ColumnEntry(name="c", type="string"),)},
     ]  # fmt: skip
     assert {next(iter(other)) for other in others} == set(Manifest.model_fields) - {

@@ -5,6 +5,7 @@ import bisect
 import dataclasses
 import datetime
 import math
+import random
 from collections import Counter
 from fractions import Fraction
 
@@ -213,47 +214,67 @@ EDGES = [0, HORIZON_US, EXCLUDE_US, 2 * EXCLUDE_US, DAY_US, HOUR_US]
 STEPS = [sign * edge + near for edge in EDGES for sign in (1, -1) for near in (-1, 0, 1)]
 
 
-@st.composite
-def logs(draw, max_rows=5):
-    """Logs on two days in which ties and window ends are the rule."""
+def make_log(pick, rows, events):
+    """A log of up to some rows and events on two days; `pick` takes one of a sequence.
+
+    Ties and window ends are the rule: an event stands at one of STEPS from a row.
+    """
     anchors = [T0 + 3 * HOUR_US, T0 + 20 * HOUR_US, T0 + DAY_US, T0 + DAY_US + 3 * HOUR_US]
-    track = st.sampled_from(TRACKS + UNKNOWN)
-    rows = []
-    for number in range(draw(st.integers(0, max_rows))):
-        user = draw(st.integers(0, 2))
+    made = []
+    for number in range(pick(rows)):
+        user = pick(range(3))
         # Sessions 2 u and 2 u + 1 are those of user u.
-        session = draw(st.sampled_from([2 * user, 2 * user, 2 * user + 1, None]))
-        time = draw(st.sampled_from(anchors)) + draw(st.sampled_from([0, 0, 1]))
-        rows.append((user, time, session, draw(track), f"user{user}\x1fevent{number}"))
-    times = st.builds(
-        lambda anchor, step: max(anchor + step, T0 - 3 * DAY_US),
-        st.sampled_from([row[1] for row in rows] or anchors),
-        st.sampled_from(STEPS),
-    )
-    user, session = st.integers(0, 2), st.integers(-1, 5)
-    # Half of the positives are of a row's user and track.
-    played = st.tuples(user, track)
-    if rows:
-        played |= st.sampled_from([(row[0], row[3]) for row in rows])
-    events = st.lists(st.tuples(played, times), max_size=12)
-    pool = st.dictionaries(st.sampled_from(TRACKS), st.integers(0, 3) | st.integers(0, 10**6))
-    return Log(
-        rows=rows,
-        positives=[
-            (u, t, x) for (u, x), t in draw(st.lists(st.tuples(played, times), max_size=12))
-        ],
-        exposed=draw(st.lists(st.tuples(session, times, track), max_size=10)),
-        skipped=draw(st.lists(st.tuples(session, times, track), max_size=6)),
-        pools={T0 // DAY_US: draw(pool), T0 // DAY_US + 1: draw(pool)},
-    )
+        session = pick([2 * user, 2 * user, 2 * user + 1, None])
+        time = pick(anchors) + pick([0, 0, 1])
+        made.append((user, time, session, pick(TRACKS + UNKNOWN), f"user{user}\x1fevent{number}"))
+
+    def one(by_session):
+        user, time, session, track, _ = pick(made)
+        if pick([False, True]):
+            track = pick(TRACKS + UNKNOWN)
+        if pick([False, False, True]):
+            user, session = pick(range(3)), pick(range(-1, 6))
+        group = session if by_session else user
+        return -1 if group is None else group, time + pick(STEPS), track
+
+    def several(by_session):
+        return [one(by_session) for _ in range(pick(events) if made else 0)]
+
+    def pool():
+        return {
+            track: pick([0, 0, 1, 2, 3, 17, 12_345, 10**6])
+            for track in TRACKS
+            if pick([True, True, True, False])
+        }
+
+    pools = {T0 // DAY_US: pool(), T0 // DAY_US + 1: pool()}
+    return Log(made, several(False), several(True), several(True), pools)
+
+
+@st.composite
+def logs(draw, rows=(3, 2, 1, 0)):
+    """Small ones, by Hypothesis."""
+    return make_log(lambda of: draw(st.sampled_from(of)), rows, range(8))
 
 
 specs = st.sampled_from(SPECS)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(logs(), specs)
 def test_negatives_are_those_of_the_oracle(log, spec):
+    check_with_oracle(log, spec)
+
+
+@pytest.mark.parametrize("number", range(len(SPECS)))
+@pytest.mark.parametrize("seed", range(10))
+def test_negatives_of_longer_logs_are_those_of_the_oracle(number, seed):
+    """More coincidences in each than Hypothesis would draw in the time."""
+    pick = random.Random(100 * number + seed).choice
+    check_with_oracle(make_log(pick, [8], [40]), SPECS[number])
+
+
+def check_with_oracle(log, spec):
     made = drawn(log, spec)
     assert made.table.schema == SCHEMA
     assert made.table.to_dicts() == oracle(log, spec)
@@ -286,7 +307,7 @@ def test_a_negative_is_allowed(log, spec):
 
 @settings(deadline=None)
 @given(logs(), specs, st.randoms(use_true_random=False))
-def test_a_row_has_its_negatives_in_any_company(log, spec, random):
+def test_a_row_has_its_negatives_in_any_company(log, spec, chance):
     """Whatever other rows, days and users there are, and in whatever order everything comes."""
     whole = dict(zip([row[4] for row in log.rows], drawn(log, spec).table.rows(), strict=True))
 
@@ -295,7 +316,7 @@ def test_a_row_has_its_negatives_in_any_company(log, spec, random):
             assert negatives == whole[row[4]]
 
     def shuffled(values):
-        return random.sample(values, len(values))
+        return chance.sample(values, len(values))
 
     names = ("rows", "positives", "exposed", "skipped")
     check(dataclasses.replace(log, **{name: shuffled(getattr(log, name)) for name in names}))
@@ -333,11 +354,9 @@ future = st.lists(
 
 
 @settings(deadline=None)
-@given(logs(max_rows=1), specs, future)
+@given(logs(rows=(1,)), specs, future)
 def test_the_future_does_not_change_negatives(log, spec, later):
     """Positives from t on change the flag alone, and those from t + horizon on change nothing."""
-    if not log.rows:
-        return
     t, fixed = log.rows[0][1], [name for name in SCHEMA if name != "neg_is_later_positive"]
     before = drawn(log, spec).table
     late = [(user, t + HORIZON_US + after, track) for user, after, track in later]

@@ -126,9 +126,9 @@ def build_graph(store: pathlib.Path, output: pathlib.Path) -> beam.Pipeline:
     spec = output.with_suffix(".yaml")
     spec.write_text("kind: ranking\noutput: {shards: 4}\n")
     argv = [str(each) for each in jobs.build_argv(store, spec, jobs.DAY, jobs.DAY, output)][1:]
-    draft, plan, buckets = build.plan(build.build_parser().parse_args(argv), "FnApiRunner")
+    draft, plan, finish, buckets = build.plan(build.build_parser().parse_args(argv), "FnApiRunner")
     pipeline = beam.Pipeline(runner="FnApiRunner")
-    build.build_graph(pipeline, draft, plan, buckets)
+    build.build_graph(pipeline, draft, plan, finish, buckets)
     return pipeline
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from transforms import statistics
 from transforms.counts import Counts
@@ -27,12 +27,14 @@ Cell = tuple[str, str | Markup | None, str]  # heading, content, class
 
 def features(given: ReportInput) -> Section:
     """Every column but labels and ids: what it is, its values, how often it says something."""
+    title = "Columns" if given.kind == "sequences" else "Features"
     found = given.whole.get("features", {})
     described = [column for column in given.manifest.columns if column.name in found]
     if not described:
-        return Section("features", "Features", None, "no column was tallied.")
+        return Section("features", title, None, "no column was tallied.")
     split = next((split for split in given.splits if split in given.statistics), None)
-    shapes = _shapes(given.statistics[split]) if split else {}
+    ids = {column.name for column in described if column.identifier}
+    shapes = _shapes(given.statistics[split], ids) if split else {}
     when = view.periods(given.whole["days"])
     suspects = {each.feature for each in given.findings}
 
@@ -61,7 +63,7 @@ def features(given: ReportInput) -> Section:
     )
     return Section(
         "features",
-        "Features",
+        title,
         tables.table(about, head, *bodies, kind="features", texts=3 if shapes else 2),
     )
 
@@ -100,14 +102,20 @@ def _by_day(given: ReportInput, tallied: Counts, when: Sequence[Period]) -> Mark
     return charts.steps(layers, f"known {known}, not zero {nonzero} of a day's rows")
 
 
-def _shapes(data: bytes) -> dict[str, Markup]:
-    """Column -> tiny histogram of its values: of numbers in equal bins, of texts the top ones."""
+def _shapes(data: bytes, identifiers: Set[str]) -> dict[str, Markup]:
+    """Column -> tiny histogram of its values: of numbers in equal bins, of texts the top ones.
+
+    The page shows who listens no more than it must: ids are counted, not named.
+    """
     shapes = {}
     for feature in statistics.decode(data).features:
+        name = feature.name or feature.path.step[0]
         if feature.HasField("num_stats"):
             numbers = feature.num_stats
             standard = [found for found in numbers.histograms if found.type == found.STANDARD]
             heights = [bucket.sample_count for found in standard for bucket in found.buckets]
+            if numbers.min == numbers.max:  # the bins of one value are all as high
+                heights[1:] = [0.0] * (len(heights) - 1)
             label = (
                 f"from {figures.number(numbers.min)} to {figures.number(numbers.max)}, "
                 f"mean {figures.number(numbers.mean)}, median {figures.number(numbers.median)}"
@@ -117,9 +125,10 @@ def _shapes(data: bytes) -> dict[str, Markup]:
             heights = [value.frequency for value in top]
             heights += [0.0] * (_TOP_VALUES - len(top))
             label = ", ".join(f"{value.value} {count(round(value.frequency))}" for value in top)
+            if name in identifiers:
+                label = f"the most frequent of {count(feature.string_stats.unique)} distinct ids"
         highest = max(heights, default=0.0)
         if highest > 0:
-            name = feature.name or feature.path.step[0]
             shapes[name] = charts.steps([[height / highest for height in heights]], label)
     return shapes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from transforms.report import charts, figures, tables, view
@@ -113,53 +114,76 @@ def _rows_by_day(given: ReportInput) -> Markup:
 
 def funnel(given: ReportInput) -> Section:
     """From the events that were read to the rows of the splits, every loss with its reason."""
-    title, counts = "From events to rows", given.manifest.counts
-    if "events" not in counts:
+    title = "From events to rows"
+    if "events" not in given.manifest.counts:
         return Section("funnel", title, None, "the manifest has no counts of events.")
-    lines = _funnel_lines(given)
-    read = max(1, lines[0][1])
-    rows = (
-        tables.row(
-            join("− " if kind == "loss" else None, text),
-            count(number),
-            percent(number / read),
-            tables.bar_cell(
-                charts.bar(
-                    number / read, _LOST if kind == "loss" else _KEPT, f"{count(number)} {text}"
-                )
-            ),
-            kind=kind,
-        )
-        for text, number, kind in lines
-        if number or kind == "main"
-    )
+    stages, bodies = _stages(given), []
+    for unit, lines in stages:
+        whole = max([1, *(line.number for line in lines)])
+        heading = tag("tr", tag("th", unit, scope="rowgroup", colspan="4"), class_="stage")
+        rows = (_line(line, whole) for line in lines if line.number or line.kind == "main")
+        bodies.append(tables.body([heading, *rows] if len(stages) > 1 else rows))
     table = tables.table(
-        "Every event that was read and is no row, with the reason.",
-        ("", "number", "of events read", ""),
-        tables.body(rows),
+        "What was read and is in no row, with the reason.",
+        ("", "number", "share", ""),
+        *bodies,
         kind="funnel",
     )
     return Section("funnel", title, table)
 
 
-def _funnel_lines(given: ReportInput) -> list[tuple[str, int, str]]:
-    """(text, number, kind): kind `main` for what is left, `loss` for what is not, `part` of it."""
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """A line of the funnel: `main` what is left, `loss` what is not, `part` a part of what is."""
+
+    text: str
+    number: int
+    kind: str
+
+
+def _line(line: _Line, whole: int) -> Markup:
+    tone = _LOST if line.kind == "loss" else _KEPT
+    bar = charts.bar(line.number / whole, tone, f"{count(line.number)} {line.text}")
+    return tables.row(
+        join("− " if line.kind == "loss" else None, line.text),
+        count(line.number),
+        percent(line.number / whole),
+        tables.bar_cell(bar),
+        kind=line.kind,
+    )
+
+
+def _stages(given: ReportInput) -> list[tuple[str, list[_Line]]]:
+    """(what is counted, lines): events, and sessions or windows where those are the rows."""
     counts = given.manifest.counts
-    not_used = [(text, counts.get(key, 0), "loss") for key, text in _NOT_USED.items()]
-    dropped = {"immature": counts.get("immature", 0), **counts.get("split_dropped", {})}
-    # What is split by time: of sequences that is the targets, of which several share a row.
-    kept = counts.get("targets", counts.get("examples", 0))
-    candidates = kept + sum(dropped.values())
     used = counts["events"]
-    of_events = given.kind != "sessions"
-    return [
-        ("Events read", used + sum(number for _, number, _ in not_used), "main"),
+    not_used = [_Line(text, counts.get(key, 0), "loss") for key, text in _NOT_USED.items()]
+    events = [
+        _Line("Events read", used + sum(line.number for line in not_used), "main"),
         *not_used,
-        ("Events used", used, "main"),
-        ("context: other days and other kinds", used - candidates if of_events else 0, "loss"),
-        ("Candidates" if of_events else "Sessions in the range", candidates, "main"),
-        *((_REASONS.get(reason, reason), lost, "loss") for reason, lost in dropped.items()),
-        *([("Targets", kept, "main")] if "targets" in counts else []),
-        ("Rows", given.whole.get("rows", 0), "main"),
-        *((f"in {split}", given.tallies[split]["rows"], "part") for split in given.splits),
+        _Line("Events used", used, "main"),
     ]
+    reasons = {"immature": counts.get("immature", 0), **counts.get("split_dropped", {})}
+    dropped = [_Line(_REASONS.get(key, key), lost, "loss") for key, lost in reasons.items()]
+    kept = counts.get("targets", counts.get("examples", 0))
+    candidates = kept + sum(reasons.values())
+    too_short = counts.get("too_short", 0)
+    rows = [
+        _Line("Rows", given.whole.get("rows", 0), "main"),
+        *(_Line(f"in {split}", given.tallies[split]["rows"], "part") for split in given.splits),
+    ]
+    if given.kind == "sessions":
+        sessions = [
+            _Line("Sessions that start in the range", candidates + too_short, "main"),
+            _Line("with too few plays", too_short, "loss"),
+        ]
+        return [("Events", events), ("Sessions", [*sessions, *dropped, *rows])]
+    events += [
+        _Line("context: of other days or another kind", used - candidates, "loss"),
+        _Line("Candidates", candidates, "main"),
+        *dropped,
+    ]
+    if given.kind == "sequences":
+        windows = [_Line("windows that are too short", too_short, "loss"), *rows]
+        return [("Events", [*events, _Line("Targets", kept, "main")]), ("Windows", windows)]
+    return [("Events", [*events, *rows])]

@@ -83,9 +83,9 @@ def _key_figures(given: ReportInput) -> list[tuple[str, str]]:
         tiles.append(("sessions", count(manifest.counts["sessions"])))
     tiles.append(("days", count(len(tallied.get("days", {})))))
     made = [column for column in manifest.columns if column.family in _FEATURE_FAMILIES]
-    tiles.append(
-        ("features", count(sum(column.name in tallied.get("features", {}) for column in made)))
-    )
+    features = sum(column.name in tallied.get("features", {}) for column in made)
+    if features:
+        tiles.append(("features", count(features)))
     tiles.append(("data files", figures.size(sum(entry.bytes for entry in _data_files(given)))))
     return tiles
 

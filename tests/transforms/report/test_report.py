@@ -1,5 +1,6 @@
 """The report: complete, escaped, the same for the same data, and nothing for a browser to fetch."""
 
+import dataclasses
 import datetime
 import html.parser
 import json
@@ -21,6 +22,7 @@ from transforms.manifest import ColumnEntry, FileEntry, InputVersionEntry, Manif
 from transforms.report import (
     ReportInput,
     charts,
+    columns,
     experiments,
     figures,
     markup,
@@ -277,13 +279,13 @@ HOSTILE = "</style></title></svg><script>document.title='run'</script><b x='\"&a
 
 
 def hostile_report():
-    columns = tuple(
+    named = tuple(
         c.model_copy(update={"description": HOSTILE, "family": HOSTILE if i == 3 else c.family})
         for i, c in enumerate(COLUMNS)
     )
     return whole_report(
         surface=HOSTILE,
-        columns=columns,
+        columns=named,
         name=HOSTILE,
         spec={"note": HOSTILE},
         findings=[Finding(HOSTILE, HOSTILE, "error", HOSTILE)],
@@ -319,21 +321,46 @@ def test_equal_data_has_an_equal_page_whatever_the_run():
     assert render(given) == render(turned)
 
 
-def test_the_funnel_adds_up_to_the_rows(page):
-    lines = origin._funnel_lines(whole_report())
-    left = None
-    for _, number, kind in lines:
-        if kind == "main":
-            assert left is None or number == left
-            left = number
-        elif kind == "loss":
-            left -= number
-    assert lines[0][:2] == ("Events read", 1015)
-    assert sum(number for _, number, kind in lines if kind == "part") == left == 380
-    (funnel,) = page.all("table", "funnel")
-    numbers = [e["text"] for e in page.inside(funnel, "td")]
-    assert "1,015" in numbers
-    assert "380" in numbers
+@pytest.mark.parametrize(
+    ("kind", "counts", "stages", "read"),
+    [
+        ("ranking", {"examples": 380}, ["Events"], 1015),
+        ("retrieval", {"examples": 380, "after_as_of": 4}, ["Events"], 1019),
+        (
+            "sequences",
+            {"targets": 900, "examples": 380, "too_short": 6},
+            ["Events", "Windows"],
+            1015,
+        ),
+        ("sessions", {"examples": 380, "too_short": 6}, ["Events", "Sessions"], 1015),
+    ],
+)
+def test_the_funnel_adds_up_to_the_rows(kind, counts, stages, read):
+    given = whole_report()
+    spec = {**given.manifest.config, "spec": {"kind": kind}}
+    changed = {"config": spec, "counts": {**given.manifest.counts, **counts}}
+    funnel = origin._stages(
+        dataclasses.replace(given, manifest=given.manifest.model_copy(update=changed))
+    )
+    assert [unit for unit, _ in funnel] == stages
+    assert funnel[0][1][0] == origin._Line("Events read", read, "main")
+    for _, lines in funnel:
+        left = None
+        for line in lines:
+            if line.kind == "main":
+                assert left is None or line.number == left
+                left = line.number
+            elif line.kind == "loss" and left is not None:
+                left -= line.number
+    parts = [line.number for line in funnel[-1][1] if line.kind == "part"]
+    assert sum(parts) == left == 380
+
+
+def test_ids_are_counted_and_not_named():
+    ids = ColumnEntry(name="user_ids", type="list<string>", family="context", identifier=True)
+    found = columns._shapes(statistics_of(user_ids="u1", surface="home"), {ids.name})
+    assert "u1" not in found["user_ids"]
+    assert "home 7" in found["surface"]
 
 
 def test_label_rates_are_those_of_the_rows(page):
