@@ -7,6 +7,8 @@ that finds nothing returns an empty list.
 import dataclasses
 from typing import Any, Literal
 
+Severity = Literal["error", "warning"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
@@ -15,7 +17,7 @@ class Finding:
 
     gate: str
     feature: str | None
-    severity: Literal["error", "warning"]
+    severity: Severity
     message: str
     value: float | None = None
     limit: float | None = None

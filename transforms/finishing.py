@@ -12,10 +12,9 @@ that describe the version. It runs once, in the step that commits.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 from typing import Any
-
-from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from transforms import (
     card,
@@ -25,20 +24,19 @@ from transforms import (
     manifest,
     report,
     statistics,
+    tfdv,
     validation,
 )
 from transforms import counts as row_counts
 from transforms.building import Summary
 from transforms.counts import Counts
-from transforms.findings import Finding
 from transforms.manifest import FileEntry, Manifest
 from transforms.planning import Planned
 from transforms.publish import Draft, Finished
 from transforms.specs import DatasetSpec
 from transforms.splits import SPLITS
 from transforms.statistics import SplitStatistics
-
-Statistics = statistics_pb2.DatasetFeatureStatistics
+from transforms.tfdv import Statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +81,7 @@ class FinishDataset:
 
     Attributes:
       spec: of the dataset.
-      schema: TFMD schema as text; empty to infer one from train.
+      schema: curated TFMD schema as text; empty if there is none.
       serving: statistics of what was served, encoded; empty if there is no serving log.
       quarantine_share: rows quarantined of those read for the store's partitions.
     """
@@ -100,12 +98,16 @@ class FinishDataset:
         Raises:
           UsageError: if one of them is not what it should be.
         """
+        tfdv.check_installed()
         spec, columns = planned.plan.spec, planned.plan.columns
         serving = b""
         if serving_log is not None:
             serving = statistics.encode(validation.read_serving_log(serving_log, columns))
         return cls(
-            spec, "", serving, planned.quarantine_share
+            spec,
+            validation.curated_schema(spec.gates, spec.kind),
+            serving,
+            planned.quarantine_share,
         )
 
     def __call__(
@@ -118,14 +120,23 @@ class FinishDataset:
         computed = {s: _merge(s, draft, found) for s, found in filled.items()}
         previous = Previous.of(draft.root, draft)
 
-        schema, findings, drift = self._check(draft, computed, previous)
+        verdict = validation.judge(
+            self.spec.gates,
+            self.schema,
+            draft.columns,
+            _side_of(draft.config, computed),
+            None if previous is None else _side_of(previous.manifest.config, previous.statistics),
+            statistics.decode(self.serving) if self.serving else None,
+            self.quarantine_share,
+        )
+        findings, drift = verdict.findings, verdict.drift
         if "exposure" in counts:
             findings += exposure.check(counts["exposure"], self.spec.exposure)
         encoded = {split: statistics.encode(each) for split, each in computed.items()}
         side = _SideFiles(draft)
         for split, data in encoded.items():
             side.write(statistics_path(split), "statistics", data)
-        side.write("schema.pbtxt", "schema", schema.encode())
+        side.write("schema.pbtxt", "schema", validation.schema_text(verdict.schema).encode())
         side.write("tallies.json", "tallies", _json(tallied))
         found_json = {"findings": [each.to_dict() for each in findings], "drift": drift}
         side.write("anomalies.json", "anomalies", _json(found_json))
@@ -145,14 +156,14 @@ class FinishDataset:
         side.write("croissant.json", "croissant", croissant.render_croissant(described).encode())
         errors = [each for each in findings if each.severity == "error"]
         return Finished(
-            draft.manifest([*entries, *side.entries], counts, rows), [str(e) for e in errors]
+            draft.manifest([*entries, *side.entries], counts, rows), validation.describe(errors)
         )
 
-    def _check(
-        self, draft: Draft, computed: dict[str, Statistics], previous: Previous | None
-    ) -> tuple[str, list[Finding], dict[str, float]]:
-        """The schema as text, findings, and the drift of each column."""
-        return "", [], {}
+
+def _side_of(config: dict[str, Any], found: dict[str, Statistics]) -> validation.Side:
+    """A version with this config and these statistics."""
+    first, last = (datetime.date.fromisoformat(config[f"{end}_date"]) for end in ("start", "end"))
+    return validation.Side(found, (last - first).days + 1, config["left_context_missing_days"] > 0)
 
 
 def _merge(split: str, draft: Draft, parts: list[Summary]) -> Statistics:

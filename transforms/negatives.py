@@ -17,8 +17,8 @@ Never a negative: the positive's own track, and tracks with a positive of the us
 [t - exclude_days, t), or in [t - exclude_days, t + horizon) if `later_positives` is `exclude`.
 Positives in [t, t + horizon) are flagged in any case; nothing after that has a part. A draw that
 hits an excluded track is drawn again, so what really drew is the proposal given that it did not:
-`log_q = log(weight) - log(total - excluded weight)`, exact for each row (Yi et al. 2019 subtract
-log q from the score; TFRS and Merlin leave the exclusion out of it).
+`log_q = log(weight) - log(total - excluded weight)`, exact for each row. (Source: Yi et al. 2019,
+whose corrected score is the score less log q.)
 
 A draw is a keyed hash of (row, seed, source, slot, try) mapped to the integer weights, so it
 depends on nothing but the row, its user's positives, and the pool. The map is monotone: a track
@@ -211,6 +211,8 @@ def draw(
     horizon_us: int,
 ) -> NegativeColumns:
     """The negatives of rows. They do not depend on which other rows are asked for, or their order.
+
+    Memory: 25 bytes a slot (row x count), and about twice that for the result.
 
     Args:
       asked: the rows.

@@ -402,7 +402,9 @@ class _Numbers(_Stored):
         at = np.stack([reached - counts, reached], axis=1).ravel()
         edges = np.stack([left, right], axis=1).ravel()
         middle = float(np.interp(self.count / 2, at, edges))
-        result.median = min(max(math.floor(middle) if self._is_integer else middle, low), high)
+        # Within the cell of zero it is zero.
+        middle = math.floor(middle) if self._is_integer else round(middle, 37)
+        result.median = min(max(middle, low), high)
         borders = np.interp(np.linspace(0, self.count, QUANTILE_BUCKETS + 1), at, edges)
         for low_value, high_value in itertools.pairwise(borders):
             quantiles.buckets.add(

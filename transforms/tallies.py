@@ -14,7 +14,7 @@ listener has in the split (a shard does), so that distinct listeners and session
 |                                            | for fractions `sum_micro`                         |
 | `labels` / column / `surfaces` / surface   | the same                                          |
 | `features` / column / `days` / day         | `known` (not null) and `nonzero` rows             |
-| `histograms` / name / lower edge           | see `HISTOGRAMS`                                  |
+| `histograms` / name / lower edge           | see below                                         |
 | `popularity` / group / lower edge          | positives, and negatives of a type, by the plays  |
 |                                            | of their track, in bins that double               |
 | `experiments` / id / `users`               | distinct listeners                                |
@@ -22,9 +22,13 @@ listener has in the split (a shard does), so that distinct listeners and session
 |                                            | `reward_sum_micro`                                |
 
 `sum_micro` is in millionths, each row rounded before it is added. A feature is zero where it has
-nothing to tell: 0, false, an empty text or list.
-A row of sequences stands on the day of its last event, and its labels are those of its targets,
-each on the target's own day; a row of sessions stands on the day and surface of its start.
+nothing to tell: 0, false, an empty text or list. A row of sequences stands on the day of its last
+event, and its labels are those of its targets, each on the target's own day; a row of sessions
+stands on the day and surface of its start.
+
+Histograms count sessions by `session_rows`, `session_tracks` (distinct) and `session_minutes`, rows
+by `window_events`, in bins that double: lower edges 0, 1, 2, 4, ...; and plays by `play_percent`,
+how much of the track was played: 0, 5, ..., 95, and 100 for all of it and more.
 """
 
 from __future__ import annotations
@@ -41,16 +45,7 @@ from transforms.manifest import ColumnEntry
 
 MICRO = 1_000_000
 
-# Histogram -> (what is counted, what its lower edges are of). Edges double, 0, 1, 2, 4, ...; those
-# of `play_percent` are 0, 5, ..., 95, and 100 for whole plays and longer ones.
-HISTOGRAMS = {
-    "session_rows": ("sessions", "rows of a session"),
-    "session_tracks": ("sessions", "distinct tracks of a session"),
-    "session_minutes": ("sessions", "minutes from a session's start to its end"),
-    "window_events": ("rows", "events of a window"),
-    "play_percent": ("plays", "% of the track that was played"),
-}
-PERCENT_STEP = 5
+PERCENT_STEP = 5  # width of a bin of `play_percent`
 
 _TIMES = {
     "ranking": pl.col("event_time"),

@@ -380,11 +380,12 @@ def same_numbers(ours, theirs, column):
     numbers = np.sort(values.to_physical().to_numpy().astype(float))
 
     def rank(number):
-        """Between which shares of the numbers it lies; an edge of ours is up to a cell too high."""
-        slack = 1 if ours.type == INT and number < 512 else abs(number) / 256
+        """Between which shares of the numbers it lies; an edge of ours is somewhere in a cell."""
+        slack = abs(number) / 256 + 1e-37
+        low, high = number - (1 if ours.type == INT else slack), number + slack
         return (
-            np.searchsorted(numbers, number - slack) / len(numbers),
-            np.searchsorted(numbers, number, side="right") / len(numbers),
+            np.searchsorted(numbers, min(low, number - slack)) / len(numbers),
+            np.searchsorted(numbers, high, side="right") / len(numbers),
         )
 
     for share, left, right in [

@@ -175,7 +175,8 @@ def _change(
     if not then or now is None:
         change = NONE
     else:
-        change = "0%" if now == then else f"{100 * (now / then - 1):+.1f}%".replace("-", "−")
+        percents = round(100 * (now / then - 1), 1)
+        change = f"{percents:+.1f}%".replace("-", "−") if percents else "0%"
     return tables.row(name, text(then), text(now), change)
 
 

@@ -20,7 +20,6 @@ _ROWS = {
     "sequences": "A row is a window of one listener's plays, in order.",
     "sessions": "A row is one listening session, with its tracks in order.",
 }
-_FEATURE_FAMILIES = ("session", "user", "item", "user-item", "history")
 
 
 def head(given: ReportInput) -> Markup:
@@ -82,8 +81,8 @@ def _key_figures(given: ReportInput) -> list[tuple[str, str]]:
     if "sessions" in manifest.counts and given.kind != "sessions":
         tiles.append(("sessions", count(manifest.counts["sessions"])))
     tiles.append(("days", count(len(tallied.get("days", {})))))
-    made = [column for column in manifest.columns if column.family in _FEATURE_FAMILIES]
-    features = sum(column.name in tallied.get("features", {}) for column in made)
+    asked = view.spec_value(manifest, "features") or ()
+    features = sum(name in tallied.get("features", {}) for name in asked)
     if features:
         tiles.append(("features", count(features)))
     tiles.append(("data files", figures.size(sum(entry.bytes for entry in _data_files(given)))))
