@@ -21,11 +21,11 @@ from transforms import (
     croissant,
     exposure,
     files,
+    gates,
     manifest,
     report,
     statistics,
     tfdv,
-    validation,
 )
 from transforms import counts as row_counts
 from transforms.building import Summary
@@ -102,10 +102,10 @@ class FinishDataset:
         spec, columns = planned.plan.spec, planned.plan.columns
         serving = b""
         if serving_log is not None:
-            serving = statistics.encode(validation.read_serving_log(serving_log, columns))
+            serving = statistics.encode(gates.read_serving_log(serving_log, columns))
         return cls(
             spec,
-            validation.curated_schema(spec.gates, spec.kind),
+            gates.curated_schema(spec.gates, spec.kind),
             serving,
             planned.quarantine_share,
         )
@@ -120,7 +120,7 @@ class FinishDataset:
         computed = {s: _merge(s, draft, found) for s, found in filled.items()}
         previous = Previous.of(draft.root, draft)
 
-        verdict = validation.judge(
+        verdict = gates.judge(
             self.spec.gates,
             self.schema,
             draft.columns,
@@ -136,7 +136,7 @@ class FinishDataset:
         side = _SideFiles(draft)
         for split, data in encoded.items():
             side.write(statistics_path(split), "statistics", data)
-        side.write("schema.pbtxt", "schema", validation.schema_text(verdict.schema).encode())
+        side.write("schema.pbtxt", "schema", gates.schema_text(verdict.schema).encode())
         side.write("tallies.json", "tallies", _json(tallied))
         found_json = {"findings": [each.to_dict() for each in findings], "drift": drift}
         side.write("anomalies.json", "anomalies", _json(found_json))
@@ -156,14 +156,14 @@ class FinishDataset:
         side.write("croissant.json", "croissant", croissant.render_croissant(described).encode())
         errors = [each for each in findings if each.severity == "error"]
         return Finished(
-            draft.manifest([*entries, *side.entries], counts, rows), validation.describe(errors)
+            draft.manifest([*entries, *side.entries], counts, rows), gates.describe(errors)
         )
 
 
-def _side_of(config: dict[str, Any], found: dict[str, Statistics]) -> validation.Side:
+def _side_of(config: dict[str, Any], found: dict[str, Statistics]) -> gates.Side:
     """A version with this config and these statistics."""
     first, last = (datetime.date.fromisoformat(config[f"{end}_date"]) for end in ("start", "end"))
-    return validation.Side(found, (last - first).days + 1, config["left_context_missing_days"] > 0)
+    return gates.Side(found, (last - first).days + 1, config["left_context_missing_days"] > 0)
 
 
 def _merge(split: str, draft: Draft, parts: list[Summary]) -> Statistics:

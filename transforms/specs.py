@@ -16,12 +16,12 @@ from transforms.config import StrictModel, load_yaml
 from transforms.exposure import ExposureSpec
 from transforms.features import FEATURES
 from transforms.features.registry import FAMILIES
+from transforms.gates import GatesSpec
 from transforms.labels import PlayRule
 from transforms.negatives import NegativesSpec
 from transforms.sessions import SessionRule
 from transforms.splits import SplitsSpec
 from transforms.timeline import DAY_US, HOUR_US, MINUTE_US
-from transforms.validation import GatesSpec
 from transforms.vocabulary import VocabularySpec
 
 Minutes = Annotated[float, pydantic.Field(gt=0, le=7 * 24 * 60)]

@@ -1,0 +1,391 @@
+"""The gates that a version's statistics have to pass before it is published.
+
+| gate               | refuses a version whose                                                  |
+|--------------------|--------------------------------------------------------------------------|
+| `schema`           | columns are not what the schema says (TFDV), in any split                |
+| `drift`            | train has a column that is further from the version before: Jensen-      |
+|                    | Shannon divergence (TFDV)                                                |
+| `skew`             | train has a column that is further from the serving log                  |
+| `label_shift`      | label is true more or less often than before, in standard deviations of  |
+|                    | the label: abs(p - q) / sqrt(q (1 - q))                                  |
+| `null_shift`       | column is null more or less often than before: abs(p - q)                |
+| `rows_fall`        | train has fewer rows a day than before: 1 - now / before                 |
+| `quarantine_share` | store has a larger share of quarantined rows                             |
+
+The two shifts have to be beyond sampling noise as well: more than NOISE standard errors.
+Comparisons with the version before need MIN_ROWS rows in both. Where one of them lies at the
+beginning of the store's history, so that windows of features were cut, drift and shifts are
+warnings.
+
+The schema is TFMD text, inferred once by `playhead schema`, curated by a person, and kept in
+`schemas/datasets/<kind>.pbtxt`. A column that it does not know is taken as inferred from train, and
+said so; one that the spec leaves out is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import polars as pl
+import pydantic
+from google.protobuf import text_format
+from tensorflow_metadata.proto.v0 import anomalies_pb2, path_pb2, schema_pb2
+
+import schemas
+from schemas import LISTENING_EVENT
+from transforms import storage, tfdv
+from transforms.config import StrictModel
+from transforms.errors import UsageError
+from transforms.findings import Finding, Severity
+from transforms.manifest import ColumnEntry
+from transforms.statistics import SplitStatistics
+from transforms.tfdv import Statistics
+
+MIN_ROWS = 1_000
+NOISE = 6.0
+
+_COMPARED = (
+    anomalies_pb2.AnomalyInfo.COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH,
+    anomalies_pb2.AnomalyInfo.COMPARATOR_CONTROL_DATA_MISSING,
+)
+_SHOWN = 12
+
+
+class GatesSpec(StrictModel):
+    """Limits of the gates; null turns one off.
+
+    Attributes:
+      schema_file: TFMD schema as text; null takes that of the kind in schemas/datasets.
+      drift, skew: Jensen-Shannon divergence, 0 to 1.
+      label_shift, null_shift, rows_fall, quarantine_share: see the module.
+    """
+
+    schema_file: str | None = None
+    drift: float | None = pydantic.Field(0.3, gt=0, le=1)
+    skew: float | None = pydantic.Field(0.1, gt=0, le=1)
+    label_shift: float | None = pydantic.Field(0.08, gt=0, le=10)
+    null_shift: float | None = pydantic.Field(0.02, gt=0, le=1)
+    rows_fall: float | None = pydantic.Field(0.5, gt=0, le=1)
+    quarantine_share: float | None = pydantic.Field(0.01, ge=0, le=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One version, as far as the gates compare it.
+
+    Attributes:
+      statistics: of its splits.
+      days: UTC days that it covers.
+      is_beginning: windows of its features reach back before the store's first day.
+    """
+
+    statistics: Mapping[str, Statistics]
+    days: int
+    is_beginning: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """`schema` that was applied, what was found, and the drift of each column that has one."""
+
+    schema: schema_pb2.Schema
+    findings: list[Finding]
+    drift: dict[str, float]
+
+
+def curated_schema(spec: GatesSpec, kind: str) -> str:
+    """Text of the schema for a kind of dataset; empty if there is none.
+
+    Raises:
+      UsageError: if the file that the spec names is no TFMD schema.
+    """
+    if spec.schema_file is None:
+        folder = pathlib.Path(schemas.__file__).parent / "datasets"
+        shipped = folder / f"{kind}.pbtxt"
+        return shipped.read_text("utf-8") if shipped.exists() else ""
+    try:
+        text = storage.read_bytes(spec.schema_file).decode()
+        text_format.Parse(text, schema_pb2.Schema())
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"gates.schema_file: {spec.schema_file}: expected a TFMD schema as text (see "
+            f"`playhead schema`), got: {reason}"
+        ) from None
+    return text
+
+
+def infer_schema(statistics: Statistics, columns: Iterable[ColumnEntry]) -> schema_pb2.Schema:
+    """TFDV's inference, with what the columns declare: which may be null, lists that may be empty,
+    enumerations, and that no count or duration is negative."""
+    declared = {column.name: column for column in columns}
+    schema = tfdv.infer_schema(statistics)
+    del schema.string_domain[:]
+    for feature in schema.feature:
+        column = declared[feature.name]
+        feature.ClearField("presence")
+        feature.presence.min_fraction = 0.0 if column.nullable else 1.0
+        if column.type.startswith("list<"):
+            feature.ClearField("shape_type")
+            feature.value_count.min = 0
+        feature.ClearField("domain_info")
+        name = column.name.removeprefix("first_")
+        symbols = LISTENING_EVENT[name].symbols if name in LISTENING_EVENT else ()
+        if symbols:
+            feature.string_domain.value.extend(symbols)
+        elif column.type == "bool":
+            feature.bool_domain.SetInParent()
+        elif column.unit is not None and feature.type == schema_pb2.INT:
+            feature.int_domain.min = 0
+    return schema
+
+
+def schema_text(schema: schema_pb2.Schema) -> str:
+    """The schema as it is kept in a file."""
+    return text_format.MessageToString(schema, use_short_repeated_primitives=True)
+
+
+def applied_schema(
+    curated: str, statistics: Statistics, columns: tuple[ColumnEntry, ...]
+) -> tuple[schema_pb2.Schema, list[Finding]]:
+    """The curated schema for the columns that there are; others are inferred, and said so."""
+    inferred = {f.name: f for f in infer_schema(statistics, columns).feature}
+    known = {f.name: f for f in text_format.Parse(curated, schema_pb2.Schema()).feature}
+    schema = schema_pb2.Schema()
+    new = []
+    for column in columns:
+        if column.name in known:
+            schema.feature.append(known[column.name])
+        elif column.name in inferred:
+            schema.feature.append(inferred[column.name])
+            new.append(column.name)
+    if not new or not curated:
+        return schema, []
+    text = f"{', '.join(new)}: not in the schema; taken as inferred from train (`playhead schema`)"
+    return schema, [Finding("schema", None, "warning", text)]
+
+
+def read_serving_log(path: str, columns: tuple[ColumnEntry, ...]) -> Statistics:
+    """Statistics of the columns of a dataset that a log of served features has.
+
+    Args:
+      path: Parquet file; columns that the dataset does not have are not read.
+      columns: of the dataset.
+
+    Raises:
+      UsageError: if it is no such file.
+    """
+    try:
+        source = io.BytesIO(storage.read_bytes(path))
+        names = list(pl.read_parquet_schema(source))
+        common = [column for column in columns if column.name in names]
+        table = pl.read_parquet(source, columns=[column.name for column in common])
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UsageError(
+            f"--serving-log: {path}: expected a Parquet file: {str(error).splitlines()[0]}"
+        ) from None
+    if not common:
+        raise UsageError(
+            f"--serving-log: {path}: expected columns of the dataset, got {', '.join(names[:5])}"
+        )
+    served = SplitStatistics(common)
+    served.add(table)
+    return served.extract("serving")
+
+
+def judge(
+    spec: GatesSpec,
+    curated: str,
+    columns: tuple[ColumnEntry, ...],
+    now: Side,
+    before: Side | None,
+    serving: Statistics | None,
+    quarantine_share: float,
+) -> Verdict:
+    """Applies all gates.
+
+    Args:
+      spec: limits.
+      curated: of `curated_schema`.
+      columns: of the rows.
+      now: this version; its statistics have the splits that have rows.
+      before: the version before; None for the first one.
+      serving: of `read_serving_log`; None if there is none.
+      quarantine_share: of the store's partitions that were read.
+    """
+    findings = list(_quarantine(spec, quarantine_share))
+    train = now.statistics.get("train")
+    if train is None:
+        findings += _rows_fall(spec, now, before)
+        return Verdict(schema_pb2.Schema(), findings, {})
+    schema, new = applied_schema(curated, train, columns)
+    findings += new
+    for split, statistics in now.statistics.items():
+        findings += _schema_findings(tfdv.find_anomalies(statistics, schema), split)
+    comparable = before if _is_comparable(now, before) else None
+    drift: dict[str, float] = {}
+    if comparable is not None or serving is not None:
+        earlier = None if comparable is None else comparable.statistics["train"]
+        drift, skew = _distances(schema, columns, train, earlier, serving)
+        findings += _far("skew", "the serving log", skew, spec.skew, is_soft=False)
+    if comparable is not None:
+        soft = now.is_beginning or comparable.is_beginning
+        findings += _far("drift", "the version before", drift, spec.drift, soft)
+        findings += _shifts(spec, columns, train, comparable.statistics["train"], soft)
+    findings += _rows_fall(spec, now, before)
+    return Verdict(schema, findings, drift)
+
+
+def describe(findings: Iterable[Finding]) -> list[str]:
+    """A line for each finding, as many as fit on a screen."""
+    lines = [f"{each.gate}: {each.message}" for each in findings]
+    more = len(lines) - _SHOWN
+    return lines if more <= 0 else [*lines[:_SHOWN], f"... and {more} more in anomalies.json"]
+
+
+def _quarantine(spec: GatesSpec, share: float) -> Iterator[Finding]:
+    limit = spec.quarantine_share
+    if limit is not None and share > limit:
+        text = f"{share:.2%} of the rows of the store's days were quarantined, at most {limit:.2%}"
+        yield Finding("quarantine_share", None, "error", f"{text} may be", share, limit)
+
+
+def _schema_findings(found: anomalies_pb2.Anomalies, split: str) -> Iterator[Finding]:
+    for name, info in sorted(found.anomaly_info.items()):
+        reasons = [reason for reason in info.reason if reason.type not in _COMPARED]
+        if reasons:
+            said = " ".join(f"{r.short_description}: {r.description}" for r in reasons)
+            yield Finding("schema", name, "error", f"{name} in {split}: {said}")
+
+
+def _is_comparable(now: Side, before: Side | None) -> bool:
+    if before is None or "train" not in before.statistics:
+        return False
+    return min(side.statistics["train"].num_examples for side in (now, before)) >= MIN_ROWS
+
+
+def _distances(
+    schema: schema_pb2.Schema,
+    columns: tuple[ColumnEntry, ...],
+    train: Statistics,
+    before: Statistics | None,
+    serving: Statistics | None,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Jensen-Shannon divergence of each column from the version before, and the serving log."""
+    compared = schema_pb2.Schema()
+    compared.CopyFrom(schema)
+    # Ids are other ones tomorrow, and so are times.
+    named = {c.name for c in columns if not c.identifier and "timestamp" not in c.type}
+    served = set() if serving is None else _with_values(serving)
+    earlier = set() if before is None else _with_values(before)
+    present = _with_values(train)
+    for feature in compared.feature:
+        if feature.name in named & earlier & present:
+            feature.drift_comparator.jensen_shannon_divergence.threshold = 1.0
+        if feature.name in named & served & present:
+            feature.skew_comparator.jensen_shannon_divergence.threshold = 1.0
+    found = tfdv.find_anomalies(train, compared, before, serving)
+    measured: tuple[dict[str, float], dict[str, float]] = {}, {}
+    for info in sorted(found.drift_skew_info, key=lambda info: _name_of(info.path)):
+        for into, values in zip(
+            measured, (info.drift_measurements, info.skew_measurements), strict=True
+        ):
+            for each in values:
+                into[_name_of(info.path)] = each.value
+    return measured
+
+
+def _name_of(path: path_pb2.Path) -> str:
+    return str(path.step[0])
+
+
+def _with_values(statistics: Statistics) -> set[str]:
+    return {
+        _name_of(feature.path)
+        for feature in statistics.features
+        if _common(feature).num_non_missing and _common(feature).tot_num_values
+    }
+
+
+def _common(feature: Any) -> Any:
+    return getattr(feature, feature.WhichOneof("stats")).common_stats
+
+
+def _far(
+    gate: str, what: str, distances: dict[str, float], limit: float | None, is_soft: bool
+) -> Iterator[Finding]:
+    if limit is None:
+        return
+    for name, value in sorted(distances.items(), key=lambda item: (-item[1], item[0])):
+        if value > limit:
+            severity: Severity = "warning" if is_soft else "error"
+            text = f"{name} is {value:.3f} from {what} (Jensen-Shannon), at most {limit:g} may be"
+            yield Finding(gate, name, severity, text, value, limit)
+
+
+def _shifts(
+    spec: GatesSpec,
+    columns: tuple[ColumnEntry, ...],
+    now: Statistics,
+    before: Statistics,
+    is_soft: bool,
+) -> Iterator[Finding]:
+    """Label rates and shares of nulls that moved further than the limits and than noise."""
+    severity: Severity = "warning" if is_soft else "error"
+    features: list[dict[str, Any]] = [
+        {_name_of(f.path): f for f in each.features} for each in (now, before)
+    ]
+    for column in columns:
+        if not all(column.name in each for each in features):
+            continue
+        pair = [each[column.name] for each in features]
+        common = [_common(feature) for feature in pair]
+        known = [each.num_non_missing for each in common]
+        rows = [now.num_examples, before.num_examples]
+        nulls = [1 - k / n for k, n in zip(known, rows, strict=True)]
+        if spec.null_shift is not None and _is_beyond(nulls, rows, spec.null_shift):
+            text = f"{column.name} is null in {nulls[0]:.2%} of train's rows, was {nulls[1]:.2%}"
+            value = abs(nulls[0] - nulls[1])
+            yield Finding("null_shift", column.name, severity, text, value, spec.null_shift)
+        if column.family != "label" or column.type != "bool" or not min(known):
+            continue
+        rates = [feature.num_stats.mean for feature in pair]
+        spread = math.sqrt(rates[1] * (1 - rates[1])) or math.sqrt(rates[0] * (1 - rates[0]))
+        if spec.label_shift is None or not spread:
+            continue
+        value = abs(rates[0] - rates[1]) / spread
+        if value > spec.label_shift and _is_beyond(rates, known, 0.0):
+            text = f"{column.name} is true in {rates[0]:.2%} of train's rows, was {rates[1]:.2%}"
+            yield Finding("label_shift", column.name, severity, text, value, spec.label_shift)
+
+
+def _is_beyond(shares: list[float], rows: list[int], limit: float) -> bool:
+    """Whether two shares differ by more than the limit and than NOISE standard errors."""
+    pooled = sum(s * n for s, n in zip(shares, rows, strict=True)) / sum(rows)
+    error = math.sqrt(pooled * (1 - pooled) * sum(1 / n for n in rows))
+    return abs(shares[0] - shares[1]) > max(limit, NOISE * error)
+
+
+def _rows_fall(spec: GatesSpec, now: Side, before: Side | None) -> Iterator[Finding]:
+    if spec.rows_fall is None or before is None:
+        return
+    rows = [
+        sum(each.num_examples for each in side.statistics.values()) / side.days
+        for side in (now, before)
+    ]
+    fall = 1 - rows[0] / rows[1] if rows[1] else 0.0
+    if rows[1] * before.days >= MIN_ROWS and fall > spec.rows_fall:
+        text = f"{rows[0]:,.0f} rows a day, were {rows[1]:,.0f}: a fall of {fall:.0%}"
+        yield Finding(
+            "rows_fall",
+            None,
+            "error",
+            f"{text}, at most {spec.rows_fall:.0%} may be",
+            fall,
+            spec.rows_fall,
+        )
