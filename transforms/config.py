@@ -51,8 +51,13 @@ def parse_yaml(text: str, model: type[ModelT], name: str) -> ModelT:
     try:
         return model.model_validate(data)
     except pydantic.ValidationError as error:
+        found = error.errors()
+        # A mistake in a part may show in the whole once more ("expected at least 1 item").
+        inner = {item["loc"][:length] for item in found for length in range(1, len(item["loc"]))}
         lines = [
-            f"{name}:{_line_of(root, item['loc'])}: {_describe(item)}" for item in error.errors()
+            f"{name}:{_line_of(root, item['loc'])}: {_describe(item)}"
+            for item in found
+            if item["loc"] not in inner
         ]
         raise UsageError("\n".join(lines)) from None
 

@@ -7,9 +7,10 @@ otherwise. Days before the store's first one are its history's beginning, not mi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from transforms import manifest, semantic_ids, splits, storage, store
@@ -130,6 +131,8 @@ def plan_build(request: Request) -> Planned:
         raise UsageError(
             f"--end-date: expected {request.first_day} or later, got {request.last_day}"
         )
+    if request.catalog is not None:
+        store.read_catalog(request.catalog)  # what is no catalog is refused now, not by a worker
     config = store.require_config(request.store)
     if spec.output.shards > config.bucket_count:
         raise UsageError(
@@ -343,6 +346,15 @@ def _quarantine_share(partitions: list[Partition]) -> float:
     return quarantined / read if read else 0.0
 
 
+@contextlib.contextmanager
+def _naming(option: str) -> Iterator[None]:
+    """Says which option a mistake is about."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
 def _codes(request: Request, borders: Borders) -> tuple[int, list[InputVersionEntry]]:
     """Levels of the semantic ids that were given, 0 if none; and what to list as input."""
     if request.semantic_ids is None:
@@ -351,7 +363,8 @@ def _codes(request: Request, borders: Borders) -> tuple[int, list[InputVersionEn
         raise UsageError(
             f"--semantic-ids: only datasets of kind sequences have them, got {request.spec.kind}"
         )
-    ids = semantic_ids.load(request.semantic_ids)
+    with _naming("--semantic-ids"):
+        ids = semantic_ids.load(request.semantic_ids)
     semantic_ids.check_border(ids, min(borders.train_end_us, request.end_us))
     return ids.levels, [
         InputVersionEntry(name="semantic_ids", version=ids.version, digest=ids.digest)
@@ -368,7 +381,8 @@ def _vocabulary(
         raise UsageError(
             f"--vocabulary: only datasets of kind sequences have one, got {request.spec.kind}"
         )
-    root, found = manifest.resolve(request.vocabulary)
+    with _naming("--vocabulary"):
+        root, found = manifest.resolve(request.vocabulary, "a dataset of kind sequences")
     files = found.files_of("vocabulary")
     if not files:
         raise UsageError(
