@@ -29,11 +29,12 @@ demo: .venv/.ready  ## simulate listening, ingest it, build a dataset and show t
 test: .venv/.ready  ## run the tests; ARGS="-k sessions" narrows them
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-check: .venv/.ready  ## lint, formatting, types, generated schemas
+check: .venv/.ready  ## lint, formatting, types, generated schemas and pages
 	@$(BIN)/ruff check --quiet $(CODE)
 	@$(BIN)/ruff format --quiet --check --diff $(CODE)
 	@$(BIN)/mypy --no-error-summary $(TYPED)
 	@$(BIN)/python -m schemas.generate --check
+	@$(BIN)/python -m transforms.features --check
 
 format: .venv/.ready  ## format the code and fix what the linter can fix
 	@$(BIN)/ruff check --quiet --fix-only $(CODE)

@@ -8,6 +8,7 @@ It runs what a user would type, and prints each command before it runs it.
 from __future__ import annotations
 
 import datetime
+import os
 import pathlib
 import shlex
 import shutil
@@ -16,18 +17,21 @@ import time
 from collections.abc import Callable
 
 from pipelines import build, cli, ingest, inspect, simulate
+from transforms import manifest
 from transforms.errors import PlayheadError, UsageError
 
 EXAMPLE = "playhead demo --output demo"
 _MARKER = ".playhead-demo"
 _FIRST_DAY = datetime.date(2026, 1, 5)
 _DAYS = 5
-_SPEC = pathlib.Path(__file__).parent.parent / "specs" / "ranking.yaml"
+_KINDS = ("ranking", "retrieval", "sequences", "sessions")
 
 
 def build_parser() -> cli.Parser:
     parser = cli.Parser(
-        "playhead demo", "Simulates a few days of listening, ingests and builds them.", EXAMPLE
+        "playhead demo",
+        "Simulates a few days of listening, ingests them and builds a dataset of each kind.",
+        EXAMPLE,
     )
     parser.add_argument(
         "--output", default="demo", metavar="DIR", help="folder to write (default demo)"
@@ -67,7 +71,7 @@ def run(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     folder = pathlib.Path(args.output)
     _fresh_folder(folder)
-    raw, store, dataset = (str(folder / name) for name in ("sim", "store", "datasets/ranking"))
+    raw, store, datasets = (str(folder / name) for name in ("sim", "store", "datasets"))
 
     _call(
         "simulate",
@@ -96,22 +100,27 @@ def run(argv: list[str] | None = None) -> int:
             ],
         )
     last = _FIRST_DAY + datetime.timedelta(days=_DAYS - 1)
-    _call(
-        "build",
-        build.run,
-        [
-            *("--store", store, "--spec", str(_SPEC), "--start-date", _FIRST_DAY.isoformat()),
-            *("--end-date", last.isoformat(), "--output", dataset),
-        ],
-    )
+    for kind in _KINDS:
+        _call(
+            "build",
+            build.run,
+            [
+                *("--store", store, "--spec", kind, "--start-date", _FIRST_DAY.isoformat()),
+                *("--end-date", last.isoformat(), "--output", f"{datasets}/{kind}"),
+            ],
+        )
     shown = "event_time,surface,track_id,propensity,user_plays_7d,session_plays,label_reward"
-    _call("inspect", inspect.run, [dataset, "--rows", "2", "--columns", shown])
+    _call("inspect", inspect.run, [f"{datasets}/ranking", "--rows", "2", "--columns", shown])
     print(f"\nDone in {time.monotonic() - started:.0f} s. What was made:")
     print(
         f"  {raw}/raw    raw logs as a product would write them; {raw}/truth what is true of them"
     )
     print(f"  {store}      the event store, one partition a day")
-    print(f"  {dataset}    the dataset; `playhead inspect {dataset}` shows all of it")
+    print(f"  {datasets}   a dataset of each kind; `playhead inspect {datasets}/KIND` shows one")
+    for kind in _KINDS:
+        root, found = manifest.resolve(f"{datasets}/{kind}")
+        (page,) = found.files_of("report")
+        print(f"  {os.path.relpath(manifest.file_path(root, found, page))}")
     return 0
 
 

@@ -108,11 +108,14 @@ def _print_version(root: str, found: Manifest, args: argparse.Namespace) -> None
             null = "null" if column.nullable else ""
             print(f"  {column.name:<{width}}  {column.type:<21} {null:<5} {column.description}")
     print("\ncounts")
-    for line in _count_lines(found.counts):
+    # What the exposure checks count is for the report.
+    for line in _count_lines({k: v for k, v in found.counts.items() if k != "exposure"}):
         print(f"  {line}")
-    for entry in found.files:
-        if entry.role in _PAGES:
-            print(f"\n{entry.role}: {manifest.file_path(root, found, entry)}")
+    pages = [entry for entry in found.files if entry.role in _PAGES]
+    if pages:
+        print("\npages")
+        for entry in pages:
+            print(f"  {manifest.file_path(root, found, entry)}")
     data = [e for e in found.files if e.role in _DATA_ROLES and e.format == "parquet" and e.rows]
     if data:
         print(f"\nrows of {data[0].path}")
@@ -128,6 +131,7 @@ def _print_version(root: str, found: Manifest, args: argparse.Namespace) -> None
 
 _DATA_ROLES = ("events", "train", "validation", "test", "codes")
 _PAGES = ("report", "card")
+_ON_A_LINE = 3
 
 
 def _inputs(found: Manifest) -> list[str]:
@@ -145,6 +149,8 @@ def _count_lines(counts: dict[str, Any], indent: str = "") -> list[str]:
     for name, value in counts.items():
         if not isinstance(value, dict):
             lines.append(f"{indent}{name}: {value:,}")
+        elif value and all(isinstance(n, int) for n in value.values()) and len(value) <= _ON_A_LINE:
+            lines.append(f"{indent}{name}: {', '.join(f'{k} {n:,}' for k, n in value.items())}")
         elif len(value) > 12:
             lines.append(f"{indent}{name}: {len(value)} entries, {min(value)} to {max(value)}")
         elif value:

@@ -11,7 +11,7 @@ from transforms.version import __version__
 
 # Command -> (module with `run(argv)`, one line of help). Modules are imported when called.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("pipelines.demo", "simulate, ingest and build a small dataset, and show it"),
+    "demo": ("pipelines.demo", "simulate, ingest, and build a small dataset of each kind"),
     "simulate": ("pipelines.simulate", "make raw listening logs with a known truth"),
     "ingest": ("pipelines.ingest", "raw logs of a day -> a partition of the event store"),
     "build": ("pipelines.build", "event store -> a published dataset version"),

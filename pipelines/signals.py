@@ -94,10 +94,9 @@ def _list(as_json: bool) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from pipelines import versions
-    from transforms import signals
+    from transforms import manifest, signals
 
-    root, found = versions.resolve(args.report, "a dataset")
+    root, found = manifest.resolve(args.report)
     names = [column.name for column in found.columns]
     if signals.TIME not in names or "spec" not in found.config:
         raise UsageError(f"--report {args.report}: expected a ranking or retrieval dataset")

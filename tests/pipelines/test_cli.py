@@ -390,5 +390,7 @@ def test_the_demo_shows_what_it_runs_and_where_the_results_lie(tmp_path: pathlib
     out = jobs.ok("demo", "--output", tmp_path / "demo", "--events", 3000).out
     for command in ("simulate", "ingest", "build", "inspect"):
         assert f"$ playhead {command} " in out
-    assert str(tmp_path / "demo" / "datasets" / "ranking") in out.split("What was made")[1]
+    made = out.split("What was made")[1]
+    assert made.count("report.html") == 4
+    assert str(tmp_path / "demo" / "datasets") in made
     assert "label_reward" in out

@@ -182,22 +182,14 @@ def test_quantiles_are_where_they_should_be(case):
     values, kind = case
     feature = feature_of(values, kind)
     found = histogram(feature, QUANTILES).buckets
-    assert len(found) == 20
-    for rank, bucket in enumerate(found, start=1):
-        share = len(values) * rank / 20
-        if kind == pl.Int64():
-            low = high = math.ceil(bucket.high_value) - 1  # v is spread over [v, v + 1)
-        else:
-            width = abs(bucket.high_value) / 256 + 1e-38
-            low, high = bucket.high_value - width, bucket.high_value + width
+    assert len(found) == 10
+    edges = {rank / 10: bucket.high_value for rank, bucket in enumerate(found, start=1)}
+    for share, edge in [*edges.items(), (0.5, feature.num_stats.median)]:
+        slack = 0 if kind == pl.Int64() else abs(edge) / 256 + 1e-38
         # Not more than the share is certainly below, not less is possibly at or below.
-        assert sum(v < low for v in values) <= share + 1e-6
-        assert sum(v <= high for v in values) >= share - 1e-6
-    middle = feature.num_stats.median
-    slack = 0 if kind == pl.Int64() else abs(middle) / 256 + 1e-38
-    assert sum(v < middle - slack for v in values) <= len(values) / 2
-    assert sum(v <= middle + slack for v in values) >= len(values) / 2
-    assert min(values) <= middle <= max(values)
+        assert sum(v < edge - slack for v in values) <= len(values) * share + 1e-6
+        assert sum(v <= edge + slack for v in values) >= len(values) * share - 1e-6
+        assert min(values) <= edge <= max(values)
 
 
 def test_a_standard_histogram_holds_small_integers_where_they_are():
@@ -206,13 +198,24 @@ def test_a_standard_histogram_holds_small_integers_where_they_are():
     assert held == [(float(i), {0: 3, 1: 1, 7: 1, 9: 2}.get(i, 0)) for i in range(10)]
 
 
-def test_edges_of_quantiles_move_smoothly_where_one_value_is_most():
-    def edges(zeros):
-        values = [0] * zeros + [1] * (1000 - zeros)
-        return [b.high_value for b in histogram(feature_of(values, pl.Int64()), QUANTILES).buckets]
-
-    for a, b in zip(edges(799), edges(801), strict=True):
-        assert a == pytest.approx(b, abs=0.02)
+@given(st.lists(st.integers(-600, 600), max_size=40), st.lists(finite, max_size=40))
+def test_cells_have_borders_that_do_not_depend_on_the_sample(integers, numbers):
+    for values, kind in ((integers, pl.Int64()), (numbers, pl.Float64())):
+        seen = np.array(values, dtype=np.float32)
+        customs = feature_of(values, kind).custom_stats
+        assert [custom.name for custom in customs] == [statistics.CELLS] * bool(values)
+        held = [bucket for custom in customs for bucket in custom.histogram.buckets]
+        for bucket in held:
+            low, high = bucket.low_value, bucket.high_value
+            inside = (low <= seen) & (seen < high)
+            if kind == pl.Float64() and low < 0:
+                inside = (low < seen) & (seen <= high)
+            assert inside.sum() == bucket.sample_count
+            (alone,) = feature_of(
+                [values[i] for i in np.flatnonzero(inside)][:1], kind
+            ).custom_stats
+            assert [(b.low_value, b.high_value) for b in alone.histogram.buckets] == [(low, high)]
+        assert sum(bucket.sample_count for bucket in held) == len(values)
 
 
 def test_an_empty_table_and_columns_without_a_value():
@@ -315,7 +318,6 @@ def test_a_file_is_a_list_of_one_dataset():
 
 @pytest.mark.slow  # importing TFDV
 def test_statistics_agree_with_tfdv():
-    import tensorflow_data_validation as tfdv
     from tensorflow_data_validation.statistics import stats_impl
 
     table, columns = benchmark.ranking_like(30_000)
@@ -325,9 +327,8 @@ def test_statistics_agree_with_tfdv():
         pl.lit(None, pl.Int64).alias("ms_0"),
         (pl.col("plays_3") - 9).alias("plays_3"),
     )
-    options = tfdv.StatsOptions(num_quantiles_histogram_buckets=statistics.QUANTILE_BUCKETS)
     batch = benchmark.tfdv_batch(extra, columns)
-    (expected,) = stats_impl.generate_statistics_in_memory(batch, options).datasets
+    (expected,) = stats_impl.generate_statistics_in_memory(batch).datasets
     made = SplitStatistics(columns)
     for first in range(0, extra.height, 7_000):
         made.add(extra[first : first + 7_000])
@@ -380,18 +381,17 @@ def same_numbers(ours, theirs, column):
     numbers = np.sort(values.to_physical().to_numpy().astype(float))
 
     def rank(number):
-        """Between which shares of the numbers it lies; an edge of ours is somewhere in a cell."""
+        """Between which shares of the numbers it lies; an edge is somewhere in a cell."""
         slack = abs(number) / 256 + 1e-37
-        low, high = number - (1 if ours.type == INT else slack), number + slack
         return (
-            np.searchsorted(numbers, min(low, number - slack)) / len(numbers),
-            np.searchsorted(numbers, high, side="right") / len(numbers),
+            np.searchsorted(numbers, number - slack) / len(numbers),
+            np.searchsorted(numbers, number + slack, side="right") / len(numbers),
         )
 
     for share, left, right in [
         (0.5, a.median, b.median),
         *(
-            (i / statistics.QUANTILE_BUCKETS, x.high_value, y.high_value)
+            (i / statistics.HISTOGRAM_BUCKETS, x.high_value, y.high_value)
             for i, (x, y) in enumerate(
                 zip(*(histogram(f, QUANTILES).buckets for f in (ours, theirs)), strict=True), 1
             )
