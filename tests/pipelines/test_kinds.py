@@ -344,3 +344,19 @@ def test_days_without_a_partition_are_named_in_the_middle_of_the_context_too(
     assert ended.code == 3
     assert "2026-01-06" in ended.err
     assert jobs.call(*argv, "--allow-missing").code == 0
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_listener_alone_makes_rows_and_empty_buckets_none(
+    specs: pathlib.Path, tmp_path: pathlib.Path, name: str
+) -> None:
+    """Three of four buckets hold nobody, and splits are empty."""
+    for day in range(4):
+        events = jobs.plays(12, users=1, day=D5 + ONE_DAY * day) if day < 2 else []
+        raw = jobs.write(tmp_path / "raw" / f"{day}.parquet", events)
+        jobs.ingest(raw, tmp_path / "store", "--date", D5 + ONE_DAY * day, "--buckets", 4)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(SPECS[name] + "labels: {horizon_hours: 2}\noutput: {shards: 4}\n")
+    built = jobs.build(tmp_path / "store", spec, D5, D5, tmp_path / "dataset")
+    assert built.counts["splits"]["train"] > 0
+    assert len(built.files_of("train")) == 1

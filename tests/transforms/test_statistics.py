@@ -55,7 +55,8 @@ def histogram(feature, kind):
 
 BETWEEN = {f"{end}_value": datetime.datetime(year, 1, 1)  # noqa: DTZ001  (the zone is drawn)
            for end, year in (("min", 1960), ("max", 2100))}  # fmt: skip
-finite = st.floats(-1e30, 1e30, allow_subnormal=False)
+# What a 32-bit float can tell from zero, or zero.
+finite = st.floats(-1e30, 1e30).map(lambda number: 0.0 if abs(number) < 1e-30 else number)
 COLUMNS = {
     "flag": (pl.Boolean(), st.booleans()),
     "small": (pl.Int32(), st.integers(-600, 600)),
@@ -211,9 +212,8 @@ def test_cells_have_borders_that_do_not_depend_on_the_sample(integers, numbers):
             if kind == pl.Float64() and low < 0:
                 inside = (low < seen) & (seen <= high)
             assert inside.sum() == bucket.sample_count
-            (alone,) = feature_of(
-                [values[i] for i in np.flatnonzero(inside)][:1], kind
-            ).custom_stats
+            one = [values[int(np.flatnonzero(inside)[0])]]
+            (alone,) = feature_of(one, kind).custom_stats
             assert [(b.low_value, b.high_value) for b in alone.histogram.buckets] == [(low, high)]
         assert sum(bucket.sample_count for bucket in held) == len(values)
 

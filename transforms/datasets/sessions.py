@@ -173,7 +173,7 @@ class _Sessions:
         session_start_us = np.repeat(listening.time_us[first], self.plays[at])
         distinct = np.zeros(len(played), dtype=bool)
         session = np.repeat(np.arange(len(at)), self.plays[at])
-        pairs = session * (int(listening.tracks.max()) + 1) + listening.tracks[played]
+        pairs = session * len(listening.user) + listening.tracks[played]
         distinct[np.unique(pairs, return_index=True)[1]] = True
         tracks = timeline.prefix_sums(distinct)
         lists = {

@@ -19,8 +19,8 @@ PAGE = pathlib.Path(__file__).parents[2] / "docs" / "features.md"
 _HEAD = """\
 # Features
 
-Written from the declarations in `transforms/features/` by `python -m transforms.features`; a new signal
-appears here with its declaration. How they are computed: [datasets.md](datasets.md).
+Written from the declarations in `transforms/features/` by `python -m transforms.features`; a new
+signal appears here with its declaration. How they are computed: [datasets.md](datasets.md).
 """
 
 
@@ -44,6 +44,7 @@ def render() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Writes or checks the page; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m transforms.features", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 on drift")
     args = parser.parse_args(argv)
