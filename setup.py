@@ -55,7 +55,7 @@ setup(
             "pandas<3",
             "dill",  # tfx-bsl imports it; not every Beam brings it
         ],
-        # Codebooks depend on the version of scikit-learn: it is part of their version's fingerprint.
+        # Codebooks depend on scikit-learn's version, which is part of their fingerprint.
         "semantic-ids": ["scikit-learn>=1.5,<2", "threadpoolctl>=3.1"],
         "s3": ["boto3>=1.34"],
         "dev": ["hypothesis", "mypy", "pytest", "pytest-timeout", "pytest-xdist", "ruff",

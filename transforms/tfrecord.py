@@ -25,8 +25,8 @@ member without time or name; its bytes are those of one release of zlib, its row
 
 How: only checksums are made a row at a time. A column becomes the encoded map entries of its
 distinct values (of all its values where they hardly repeat) and a code for each row. The codes of
-all columns, a line a row, make the records of a block by one Arrow `take`, which took a quarter of
-the time of joining headers and values with `binary_join_element_wise` (52 columns).
+all columns, a line a row, make the records of a block by one Arrow `take`: 0.2 us a row of 52
+columns, where `binary_join_element_wise` of headers and values took 1.5 us.
 """
 
 from __future__ import annotations

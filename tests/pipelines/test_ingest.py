@@ -771,8 +771,9 @@ def test_a_tiny_file_of_every_format_becomes_a_dataset(tmp_path: pathlib.Path, n
         assert "secret" not in str(pl.read_parquet(path).rows())
     first = datetime.date.fromisoformat(min(published.counts["by_event_day"]))
     spec = tmp_path / "spec.yaml"
-    spec.write_text("kind: ranking\noutput: {shards: 2}\nlabels: {lateness_days: 0, horizon_hours: 1}\n"
-                    "attribution: {window_minutes: 30}\n")  # fmt: skip
+    spec.write_text(
+        "kind: ranking\noutput: {shards: 2}\nlabels: {lateness_days: 0, horizon_hours: 1}\n"
+    )
     dataset = jobs.build(store, spec, first, first, tmp_path / "dataset")
     assert dataset.counts["examples"] == by_type["play"]
     assert str(dataset.version) in jobs.ok("inspect", tmp_path / "dataset").out
