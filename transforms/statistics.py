@@ -408,11 +408,16 @@ class _Numbers(_Stored):
         return result
 
     def comparable(self) -> statistics_pb2.Histogram:
-        """The histogram CELLS."""
+        """The histogram CELLS. It has no gaps: TFDV takes histograms with the same edges for ones
+        with the same buckets, and ends the process if they are not."""
         cells = self._in_order(_COARSER_BITS)
         result = statistics_pb2.Histogram(num_nan=self.nan, num_undefined=self.above + self.below)
+        end = cells.left[0]
         for low, high, count in zip(cells.left, cells.right, cells.counts, strict=True):
+            if low > end:
+                result.buckets.add(low_value=end, high_value=low, sample_count=0)
             result.buckets.add(low_value=low, high_value=high, sample_count=count)
+            end = high
         return result
 
     def _in_order(self, coarser_bits: int = 0) -> _Cells:

@@ -16,10 +16,11 @@ on. Drift and skew are Jensen-Shannon divergences in bits: 0 for equal distribut
 ones. A column is compared if it has a `drift_comparator` or `skew_comparator` in the schema; a
 threshold there goes before the gate's.
 
-What chance does is no finding. Two samples of n and m rows of one distribution over k values have a
-divergence of (k - 1)(1/n + 1/m) / (8 ln 2) on average (to second order it is Pearson's chi-square);
-NOISE times as much passes, for rows of one listener are alike, and so does a change of a share of
-less than NOISE standard errors.
+What chance does is no finding. Between two samples of n and m rows of one distribution over k values,
+the divergence times 8 ln 2 / (1/n + 1/m) is to second order Pearson's chi-square with k - 1 degrees
+of freedom; CHANCE standard deviations pass (as Wilson and Hilferty 1931 make them of a chi-square),
+and so does a change of a share by as many standard errors. For n and m listeners are counted, not
+rows: rows of one listener are alike.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from transforms.labels import CENSORED, MATURE
 from transforms.manifest import ColumnEntry
 from transforms.statistics import CELLS, SplitStatistics, element_type, feature_type
 
-NOISE = 4.0
+CHANCE = 4.0
 
 # Largest string domain that TFDV infers, and the share of the values that has to be of an inferred
 # one: vocabularies such as countries grow.
@@ -93,9 +94,9 @@ class GatesSpec(StrictModel):
     """
 
     check_schema: bool = True
-    max_drift: _Share | None = 0.1
+    max_drift: _Share | None = 0.02
     max_skew: _Share | None = 0.1
-    max_label_rate_shift: _Share | None = 0.02
+    max_label_rate_shift: _Share | None = 0.03
     max_label_rate_change: float | None = pydantic.Field(0.25, ge=0, le=100)
     max_null_share_shift: _Share | None = 0.02
     max_rows_lost: _Share | None = 0.5
@@ -275,12 +276,15 @@ def parse_schema(text: str, name: str) -> schema_pb2.Schema:
       name: what to call it in errors.
 
     Raises:
-      UsageError: naming line and column.
+      UsageError: naming the line.
     """
     try:
         return text_format.Parse(text, schema_pb2.Schema())
     except text_format.ParseError as error:
-        raise UsageError(f"{name}:{error}: expected a TFMD schema as text") from None
+        problem = str(error).split(" : ", 1)[-1]
+        raise UsageError(
+            f"{name}:{error.GetLine()}: expected a TFMD schema as text: {problem}"
+        ) from None
 
 
 def write_schema(path: str, schema: schema_pb2.Schema) -> None:
@@ -493,15 +497,18 @@ def _comparable(statistics: _Statistics | None) -> bytes:
 def _chance(name: str, now: _Statistics, other: _Statistics) -> float:
     """The divergence that may be chance."""
     values: set[Any] = set()
-    noise = 0.0
+    scale = 0.0
     for each in (now, other):
         feature = _find(each, name)
         assert feature is not None
         cells = _cells(feature)
         values.update(bucket.label for bucket in feature.string_stats.rank_histogram.buckets)
-        values.update(bucket.low_value for bucket in (cells.buckets if cells else ()))
-        noise += 1 / max(1, _independent(each, _common(feature).num_non_missing))
-    return NOISE * (len(values) - 1) * noise / (8 * math.log(2))
+        values.update(b.low_value for b in (cells.buckets if cells else ()) if b.sample_count)
+        scale += 1 / max(1, _independent(each, _common(feature).num_non_missing))
+    freedom = max(1, len(values) - 1)
+    spread = 2 / (9 * freedom)
+    chi_square = freedom * (1 - spread + CHANCE * math.sqrt(spread)) ** 3
+    return chi_square * scale / (8 * math.log(2))
 
 
 def _moved(gate: str, name: str, value: float, limit: float) -> Finding:
@@ -618,7 +625,7 @@ class _Ratio:
         total = self.independent + other.independent
         pooled = (self.share * self.independent + other.share * other.independent) / total
         variance = pooled * (1 - pooled) * (1 / self.independent + 1 / other.independent)
-        return abs(self.share - other.share) > NOISE * math.sqrt(max(variance, 0.0))
+        return abs(self.share - other.share) > CHANCE * math.sqrt(max(variance, 0.0))
 
 
 def _independent(statistics: _Statistics, rows: int) -> int:
