@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": ("pipelines.diff", "schema, counts, statistics and rows of two versions compared"),
     "signals": ("pipelines.signals", "the registered features; a report on a candidate signal"),
     "semantic-ids": ("pipelines.semantic_ids", "item embeddings -> a versioned table of codes"),
+    "schema": ("pipelines.schema", "the schema inferred from a version, to curate"),
     "inspect": ("pipelines.inspect", "schema, counts and a few rows of a published version"),
     "formats": ("pipelines.formats", "the log formats that ingest reads"),
 }

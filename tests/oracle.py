@@ -889,7 +889,7 @@ def log(chance):
 
 def vocabulary(world):
     """Track -> index: the tracks played on train's whole days and known by their end, from 4 on."""
-    last_us = min(train_end_us(world) // DAY_US * DAY_US, world.within.end_us)
+    last_us = min(train_end_us(world), world.within.end_us) // DAY_US * DAY_US
     plays = Counter(
         event["track_id"]
         for event in world.known
@@ -936,12 +936,7 @@ def sequence_rows(world):
                 counts["too_short"] += 1
                 continue
             steps = [
-                step_of(
-                    usable[place],
-                    place in chunk,
-                    place in chunk and targets[key(usable[place])],
-                    world,
-                )
+                step_of(usable[place], place in chunk, targets.get(key(usable[place])), world)
                 for place in window
             ]
             rows.append(
@@ -956,10 +951,8 @@ def sequence_rows(world):
 
 
 def step_of(play, is_target, censored, world):
-    """What a row says of one of its plays."""
-    found = dict.fromkeys(LABELS)
-    if is_target:
-        found = labels(play, world, censored)
+    """What a row says of one of its plays; labels of its targets alone."""
+    found = labels(play, world, censored) if is_target else dict.fromkeys(LABELS)
     ratio, actions = input_of(play, world)
     return {
         "event_ids": play["event_id"],
@@ -967,9 +960,9 @@ def step_of(play, is_target, censored, world):
         "event_times": play["event_time"],
         "surfaces": play["surface"] or "unknown",
         "item_index": vocabulary(world).get(play["track_id"], 1),
+        "is_target": is_target,
         "played_ratios": ratio,
         "action_masks": actions,
-        "is_target": is_target,
         "label_masks": mask({name: found[f"label_{name}"] is True for name in BITS}),
         "label_known_masks": mask({name: found[f"label_{name}"] is not None for name in BITS}),
         "rewards": math.nan if found["label_reward"] is None else found["label_reward"],
@@ -992,10 +985,8 @@ def input_of(play, world):
     values = {"streamed_30s": is_streamed(so_far), "scrobble": is_scrobble(so_far)}
     if end_of(play, rules.cap_us) <= until_us:
         values.update(skips(play, rules))
-    if play["source"] in world.within.like_sources:
-        values["liked"] = decided_by(play, world.events, "like", "unlike", until_us) is not None
-    if play["source"] in world.within.save_sources:
-        values["saved"] = decided_by(play, world.events, "save", "unsave", until_us) is not None
+    values["liked"] = decided_by(play, world.events, "like", "unlike", until_us) is not None
+    values["saved"] = decided_by(play, world.events, "save", "unsave", until_us) is not None
     return math.nan if ratio is None else ratio, mask(values)
 
 

@@ -376,6 +376,7 @@ def _played(rules: oracle.Rules) -> list[int | None]:
         200_000,
         200_000,
         15_000,
+        7_200_000,
         189_999,
         190_000,
         239_999,
@@ -473,7 +474,9 @@ def events(
                 received_time=received,
                 time_quality=pick(["reported"] * 3 + ["derived", "synthetic", "sync"]),
                 played_ms=pick(_played(rules)) if is_play else None,
-                track_duration_ms=pick([None, 1_000, 30_000, 30_001, 200_000, 480_000, 210_007]),
+                track_duration_ms=pick(
+                    [None, 1_000, 30_000, 30_001, 200_000, 480_000, 210_007, 10_800_000]
+                ),
                 reason_end=reason_end if is_play else None,
                 source_skip_level=pick(levels) if is_play else None,
                 skipped=which % 2 == 0 if is_play else None,

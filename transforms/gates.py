@@ -12,14 +12,17 @@
 | `rows_fall`        | train has fewer rows a day than before: 1 - now / before                 |
 | `quarantine_share` | store has a larger share of quarantined rows                             |
 
-The two shifts have to be beyond sampling noise as well: more than NOISE standard errors.
-Comparisons with the version before need MIN_ROWS rows in both. Where one of them lies at the
-beginning of the store's history, so that windows of features were cut, drift and shifts are
-warnings.
+Shifts and divergences have to be beyond sampling noise as well: more than NOISE standard errors, or
+NOISE times the divergence that samples of n and m rows of one distribution over k values have on
+average, (k - 1)(1/n + 1/m) / (8 ln 2) bits (to second order it is Pearson's chi-square; rows of one
+listener are alike, hence the margin). Comparisons with the version before need MIN_ROWS rows in
+both. Where one of them lies at the beginning of the store's history, so that windows of features
+were cut, drift and shifts are warnings.
 
 The schema is TFMD text, inferred once by `playhead schema`, curated by a person, and kept in
 `schemas/datasets/<kind>.pbtxt`. A column that it does not know is taken as inferred from train, and
-said so; one that the spec leaves out is left out.
+said so; one that the spec leaves out is left out. A threshold in a column's `drift_comparator` or
+`skew_comparator` (`jensen_shannon_divergence`) goes before the gate's limit.
 """
 
 from __future__ import annotations
@@ -29,21 +32,22 @@ import io
 import math
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import pydantic
 from google.protobuf import text_format
-from tensorflow_metadata.proto.v0 import anomalies_pb2, path_pb2, schema_pb2
+from tensorflow_metadata.proto.v0 import anomalies_pb2, path_pb2, schema_pb2, statistics_pb2
 
 import schemas
 from schemas import LISTENING_EVENT
-from transforms import storage, tfdv
+from transforms import manifest, storage, tfdv
 from transforms.config import StrictModel
 from transforms.errors import UsageError
 from transforms.findings import Finding, Severity
-from transforms.manifest import ColumnEntry
-from transforms.statistics import SplitStatistics
+from transforms.manifest import ColumnEntry, Manifest
+from transforms.splits import SPLITS
+from transforms.statistics import CELLS, SplitStatistics, decode, element_type, feature_type
 from transforms.tfdv import Statistics
 
 MIN_ROWS = 1_000
@@ -54,6 +58,9 @@ _COMPARED = (
     anomalies_pb2.AnomalyInfo.COMPARATOR_CONTROL_DATA_MISSING,
 )
 _SHOWN = 12
+
+# A day is never the day of the week that the day before was, and a rollout is decided, not found.
+_NO_DRIFT = ("day_of_week", "policy_id", "model_version", "experiment_id", "variant")
 
 
 class GatesSpec(StrictModel):
@@ -145,6 +152,24 @@ def infer_schema(statistics: Statistics, columns: Iterable[ColumnEntry]) -> sche
     return schema
 
 
+def infer_from_version(root: str, version: Manifest) -> schema_pb2.Schema:
+    """`infer_schema` of a published version: of train, or the first split that has rows.
+
+    Raises:
+      UsageError: if it has no statistics.
+      DataRefusedError: if their file was changed.
+    """
+    entries = {entry.path: entry for entry in version.files_of("statistics")}
+    for entry in (entries.get(f"statistics/{split}.pb") for split in SPLITS):
+        if entry is not None:
+            data = manifest.read_verified(manifest.file_path(root, version, entry), entry)
+            return infer_schema(decode(data), version.columns)
+    raise UsageError(
+        f"{manifest.version_root(root, version.version)}: expected a dataset version with rows, "
+        "got one without statistics"
+    )
+
+
 def schema_text(schema: schema_pb2.Schema) -> str:
     """The schema as it is kept in a file."""
     return text_format.MessageToString(schema, use_short_repeated_primitives=True)
@@ -193,9 +218,28 @@ def read_serving_log(path: str, columns: tuple[ColumnEntry, ...]) -> Statistics:
         raise UsageError(
             f"--serving-log: {path}: expected columns of the dataset, got {', '.join(names[:5])}"
         )
+    for column in common:
+        got = table.schema[column.name]
+        if not _fits(got, column):
+            raise UsageError(
+                f"--serving-log: {path}: {column.name}: expected {column.type}, got {got}"
+            )
     served = SplitStatistics(common)
     served.add(table)
     return served.extract("serving")
+
+
+def _fits(got: Any, column: ColumnEntry) -> bool:
+    """Whether values of a Polars type can stand for those of the column, of whatever width."""
+    kind = element_type(column)
+    if isinstance(got, pl.List) != (kind != column.type):
+        return False
+    inner = got.inner if isinstance(got, pl.List) else got
+    if "timestamp" in kind or "date" in kind:
+        return bool(inner.is_temporal())
+    if feature_type(column) == statistics_pb2.FeatureNameStatistics.INT:
+        return bool(inner.is_integer() or inner == pl.Boolean())
+    return bool(inner.is_float()) if kind == "double" else bool(inner == pl.String())
 
 
 def judge(
@@ -229,14 +273,19 @@ def judge(
         findings += _schema_findings(tfdv.find_anomalies(statistics, schema), split)
     comparable = before if _is_comparable(now, before) else None
     drift: dict[str, float] = {}
-    if comparable is not None or serving is not None:
-        earlier = None if comparable is None else comparable.statistics["train"]
-        drift, skew = _distances(schema, columns, train, earlier, serving)
-        findings += _far("skew", "the serving log", skew, spec.skew, is_soft=False)
+    if serving is not None:
+        skew = _distances("skew", schema, columns, train, serving)
+        if spec.skew is not None:
+            limits = _limits("skew", spec.skew, schema, train, serving)
+            findings += _far("skew", "the serving log", skew, limits, is_soft=False)
     if comparable is not None:
         soft = now.is_beginning or comparable.is_beginning
-        findings += _far("drift", "the version before", drift, spec.drift, soft)
-        findings += _shifts(spec, columns, train, comparable.statistics["train"], soft)
+        earlier = comparable.statistics["train"]
+        drift = _distances("drift", schema, columns, train, earlier)
+        if spec.drift is not None:
+            limits = _limits("drift", spec.drift, schema, train, earlier)
+            findings += _far("drift", "the version before", drift, limits, soft)
+        findings += _shifts(spec, columns, train, earlier, soft)
     findings += _rows_fall(spec, now, before)
     return Verdict(schema, findings, drift)
 
@@ -270,34 +319,67 @@ def _is_comparable(now: Side, before: Side | None) -> bool:
 
 
 def _distances(
+    gate: Literal["drift", "skew"],
     schema: schema_pb2.Schema,
     columns: tuple[ColumnEntry, ...],
     train: Statistics,
-    before: Statistics | None,
-    serving: Statistics | None,
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Jensen-Shannon divergence of each column from the version before, and the serving log."""
-    compared = schema_pb2.Schema()
-    compared.CopyFrom(schema)
+    other: Statistics,
+) -> dict[str, float]:
+    """Jensen-Shannon divergence of each column from the version before, or the serving log."""
     # Ids are other ones tomorrow, and so are times.
-    named = {c.name for c in columns if not c.identifier and "timestamp" not in c.type}
-    served = set() if serving is None else _with_values(serving)
-    earlier = set() if before is None else _with_values(before)
-    present = _with_values(train)
-    for feature in compared.feature:
-        if feature.name in named & earlier & present:
-            feature.drift_comparator.jensen_shannon_divergence.threshold = 1.0
-        if feature.name in named & served & present:
-            feature.skew_comparator.jensen_shannon_divergence.threshold = 1.0
-    found = tfdv.find_anomalies(train, compared, before, serving)
-    measured: tuple[dict[str, float], dict[str, float]] = {}, {}
-    for info in sorted(found.drift_skew_info, key=lambda info: _name_of(info.path)):
-        for into, values in zip(
-            measured, (info.drift_measurements, info.skew_measurements), strict=True
-        ):
-            for each in values:
-                into[_name_of(info.path)] = each.value
-    return measured
+    left_out = {c.name for c in columns if c.identifier or "timestamp" in c.type}
+    left_out |= set(_NO_DRIFT) if gate == "drift" else set()
+    wanted = (_with_values(train) & _with_values(other)) - left_out
+    compared = schema_pb2.Schema()
+    for feature in schema.feature:
+        copy = compared.feature.add(name=feature.name, type=feature.type)
+        if feature.name in wanted:
+            # TFDV measures only what has a threshold; it tells no anomaly with the largest one.
+            getattr(copy, f"{gate}_comparator").jensen_shannon_divergence.threshold = 1.0
+    role = "previous" if gate == "drift" else "serving"
+    found = tfdv.find_anomalies(_on_cells(train), compared, **{role: _on_cells(other)})
+    measured = {
+        _name_of(info.path): each.value
+        for info in found.drift_skew_info
+        for each in getattr(info, f"{gate}_measurements")
+    }
+    return dict(sorted(measured.items()))
+
+
+def _on_cells(statistics: Statistics) -> Statistics:
+    """The same with CELLS for histograms: the edges of the others move from sample to sample, which
+    the divergence takes for a difference."""
+    result = Statistics()
+    result.CopyFrom(statistics)
+    for feature in result.features:
+        for cells in (each.histogram for each in feature.custom_stats if each.name == CELLS):
+            for histogram in feature.num_stats.histograms:
+                histogram.ClearField("buckets")
+                histogram.buckets.extend(cells.buckets)
+    return result
+
+
+def _limits(
+    gate: str, limit: float, schema: schema_pb2.Schema, train: Statistics, other: Statistics
+) -> dict[str, float]:
+    """Largest divergence that each column may have: its own limit or the gate's, and no less than
+    what chance makes."""
+    features = [{_name_of(f.path): f for f in each.features} for each in (train, other)]
+    limits = {}
+    for feature in schema.feature:
+        own = getattr(feature, f"{gate}_comparator").jensen_shannon_divergence
+        pair = [each[feature.name] for each in features if feature.name in each]
+        values: set[Any] = set()
+        for each in pair:
+            values.update(bucket.label for bucket in each.string_stats.rank_histogram.buckets)
+            for custom in each.custom_stats:
+                values.update(bucket.low_value for bucket in custom.histogram.buckets)
+        rows = [max(_common(each).num_non_missing, 1) for each in pair]
+        chance = (len(values) - 1) * sum(1 / n for n in rows) / (8 * math.log(2))
+        limits[feature.name] = max(
+            own.threshold if own.HasField("threshold") else limit, NOISE * chance
+        )
+    return limits
 
 
 def _name_of(path: path_pb2.Path) -> str:
@@ -317,14 +399,13 @@ def _common(feature: Any) -> Any:
 
 
 def _far(
-    gate: str, what: str, distances: dict[str, float], limit: float | None, is_soft: bool
+    gate: str, what: str, distances: dict[str, float], limits: dict[str, float], is_soft: bool
 ) -> Iterator[Finding]:
-    if limit is None:
-        return
     for name, value in sorted(distances.items(), key=lambda item: (-item[1], item[0])):
+        limit = limits[name]
         if value > limit:
             severity: Severity = "warning" if is_soft else "error"
-            text = f"{name} is {value:.3f} from {what} (Jensen-Shannon), at most {limit:g} may be"
+            text = f"{name} is {value:.3f} from {what} (Jensen-Shannon), at most {limit:.3g} may be"
             yield Finding(gate, name, severity, text, value, limit)
 
 

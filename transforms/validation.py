@@ -16,11 +16,11 @@ on. Drift and skew are Jensen-Shannon divergences in bits: 0 for equal distribut
 ones. A column is compared if it has a `drift_comparator` or `skew_comparator` in the schema; a
 threshold there goes before the gate's.
 
-What chance does is no finding. Between two samples of n and m rows of one distribution over k values,
-the divergence times 8 ln 2 / (1/n + 1/m) is to second order Pearson's chi-square with k - 1 degrees
-of freedom; CHANCE standard deviations pass (as Wilson and Hilferty 1931 make them of a chi-square),
-and so does a change of a share by as many standard errors. For n and m listeners are counted, not
-rows: rows of one listener are alike.
+What chance does is no finding. Of two samples of n and m rows of one distribution over k values,
+the divergence times 8 ln 2 / (1/n + 1/m) is, to second order, Pearson's chi-square with k - 1
+degrees of freedom. CHANCE standard deviations of it pass (by the cube root of Wilson and Hilferty
+1931), and as many standard errors of a share. For n and m listeners are counted, not rows, for rows
+of one listener are alike.
 """
 
 from __future__ import annotations
@@ -169,6 +169,16 @@ def validate(
         ],
         drift,
     )
+
+
+def check_installed(gates: GatesSpec) -> None:
+    """Before any work.
+
+    Raises:
+      UsageError: if a gate needs TFDV and it is not installed.
+    """
+    if gates.check_schema or gates.max_drift is not None or gates.max_skew is not None:
+        _tfdv()
 
 
 def describe(findings: Sequence[Finding], most: int = 20) -> list[str]:
@@ -432,23 +442,21 @@ def _tfdv_gates(
     )
     anomalies = anomalies_pb2.Anomalies.FromString(data)
     findings = _schema_findings(anomalies) if gates.check_schema else []
-    values: dict[str, dict[str, float]] = {"drift": {}, "skew": {}}
+    drift = {}
     for info in anomalies.drift_skew_info:
-        for gate, measured in (
-            ("drift", info.drift_measurements),
-            ("skew", info.skew_measurements),
-        ):
-            other = others[gate]
-            for measurement in measured:
-                assert other is not None
-                name, value, limit = info.path.step[0], measurement.value, measurement.threshold
-                values[gate][name] = value
-                if value > limit and value > _chance(name, now, other):
-                    findings.append(_moved(gate, name, value, limit))
+        (name,) = info.path.step
+        measured = {"drift": info.drift_measurements, "skew": info.skew_measurements}
+        for gate, other in others.items():
+            for measurement in measured[gate]:
+                value = min(measurement.value, 1.0)  # but for rounding
+                if gate == "drift":
+                    drift[name] = value
+                if value > max(measurement.threshold, _chance(name, now, other)):
+                    findings.append(_moved(gate, name, value, measurement.threshold))
     order = {feature.path.step[0]: at for at, feature in enumerate(now.features)}
     at_gate = ("schema", *others)
     findings.sort(key=lambda f: (at_gate.index(f.gate), order.get(f.feature or "", -1), f.message))
-    return findings, values["drift"]
+    return findings, drift
 
 
 def _set_comparator(
@@ -474,7 +482,8 @@ def _set_comparator(
 def _are_comparable(ours: _Feature, theirs: _Feature) -> bool:
     """Whether TFDV can compare them: both numbers or both texts, and both with a value."""
     return ours.WhichOneof("stats") == theirs.WhichOneof("stats") and all(
-        each.string_stats.rank_histogram.buckets or each.num_stats.histograms
+        each.string_stats.rank_histogram.buckets
+        or any(found.buckets for found in each.num_stats.histograms)
         for each in (ours, theirs)
     )
 
@@ -494,11 +503,12 @@ def _comparable(statistics: _Statistics | None) -> bytes:
     return bytes(result.SerializeToString())
 
 
-def _chance(name: str, now: _Statistics, other: _Statistics) -> float:
+def _chance(name: str, now: _Statistics, other: _Statistics | None) -> float:
     """The divergence that may be chance."""
     values: set[Any] = set()
     scale = 0.0
     for each in (now, other):
+        assert each is not None
         feature = _find(each, name)
         assert feature is not None
         cells = _cells(feature)
