@@ -27,7 +27,10 @@ setup(
             for name in (top, f"{top}.*")
         ]
     ),
-    package_data={"": ["*.yaml", "*.html", "*.css", "py.typed"], "schemas": ["generated/*"]},
+    package_data={
+        "": ["*.yaml", "*.html", "*.css", "py.typed"],
+        "schemas": ["generated/*", "datasets/*.pbtxt"],
+    },
     install_requires=[
         "apache-beam[gcp]>=2.72,<3",
         "fastavro>=1.9",

@@ -3,7 +3,7 @@
     playhead schema datasets/ranking                             # printed
     playhead schema datasets/ranking/<version> --output mine.pbtxt
 
-A build holds its rows against the schema of their kind that comes with Playhead, or against the file
+A build holds its rows against the schema of their kind that comes with Playhead, or against the one
 that the spec names as `gates.schema_file`. What is inferred says of a column its type, whether it
 may be null, and the values of enumerations; domains and limits are for a person to add.
 """

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from random import Random
 
 import polars as pl
 from hypothesis import HealthCheck, Phase, settings
 
 from tests import oracle, strategies
-from transforms import building, store, vocabulary
+from transforms import building, negatives, splits, store, vocabulary
 from transforms import events as events_module
 from transforms.counts import Counts
 from transforms.datasets import rows
@@ -23,6 +23,15 @@ from transforms.item_pools import ItemPools, item_pools
 from transforms.listening import Listening, merge_partitions
 from transforms.specs import DatasetSpec, SequencesSpec
 from transforms.splits import Borders
+
+ORACLES = {
+    "ranking": oracle.ranking_rows,
+    "retrieval": oracle.retrieval_rows,
+    "sequences": oracle.sequence_rows,
+    "sessions": oracle.session_rows,
+}
+# Columns of which the oracle says what they may be, not what they are.
+CHOSEN = (*negatives.SCHEMA, "window_id")
 
 ONE_DAY = datetime.timedelta(days=1)
 
@@ -122,59 +131,109 @@ def build(
 
 
 def order(row: dict) -> tuple:
-    """An order of rows that both sides have."""
-    for time, name in (
-        ("event_time", "event_id"),
-        ("end_time", "event_ids"),
-        ("session_start", "session_id"),
-    ):
-        if time in row:
-            # Sessions of one start, given by the source, have ids that mean nothing to the other.
-            last = row["track_ids"] if name == "session_id" else row[name]
-            return row["user_id"], row[time], last, row["split"]
-    raise AssertionError(f"not a row: {row}")
+    """What tells rows apart, on both sides: an order of them."""
+    if "user_ids" in row:
+        return row["user_ids"], row["event_times"], row["event_ids"], row["split"]
+    if "end_time" in row:
+        return row["user_id"], row["end_time"], row["event_ids"], row["split"]
+    if "event_time" in row:
+        return row["user_id"], row["event_time"], row["event_id"], row["split"]
+    # Two sessions of one start have ids that mean nothing to the other side.
+    return row["user_id"], row["session_start"], row["track_ids"], row["split"]
 
 
 def same(left: object, right: object) -> bool:
-    """Equality in which NaN equals NaN."""
+    """Equality of type and value, bit for bit: NaN equals NaN, and 0.0 does not equal -0.0."""
     if isinstance(left, list) and isinstance(right, list):
         return len(left) == len(right) and all(map(same, left, right))
-    if isinstance(left, float) and isinstance(right, float) and math.isnan(left):
-        return math.isnan(right)
+    if isinstance(left, float):
+        return repr(left) == repr(right)
     return type(left) is type(right) and left == right
 
 
-def assert_equal_rows(got: list[dict], wanted: list[dict], ids: Sequence[str] = ("session_id",)):
-    """Row for row, column for column, types included; `ids` as a partition of the rows."""
-    names = [(row["user_id"], row["split"], order(row)[1:3]) for row in got]
-    assert names == [(row["user_id"], row["split"], order(row)[1:3]) for row in wanted]
+def assert_equal_rows(got: list[dict], wanted: list[dict]) -> None:
+    """Row for row, column for column, types included; session ids as a partition of the rows."""
+    names = [order(row) for row in got]
+    assert names == [order(row) for row in wanted]
     for left, right, name in zip(got, wanted, names, strict=True):
-        assert set(left) == set(right)
+        assert set(left) - set(CHOSEN) == set(right)
         differing = {
             column: (left[column], right[column])
-            for column in left
-            if column not in ids and not same(left[column], right[column])
+            for column in right
+            if column != "session_id" and not same(left[column], right[column])
         }
         assert not differing, f"{name}: (built, oracle) {differing}"
-    for column in ids:
-        pairs = {(left[column], right[column]) for left, right in zip(got, wanted, strict=True)}
-        assert len({left for left, _ in pairs}) == len(pairs), f"{column}: one id of two"
-        assert len({right for _, right in pairs}) == len(pairs), f"{column}: two ids of one"
-        assert all((left is None) == (right is None) for left, right in pairs), f"{column}: null"
+    pairs = {
+        (left["session_id"], right["session_id"])
+        for left, right in zip(got, wanted, strict=True)
+        if "session_id" in right
+    }
+    assert len({left for left, _ in pairs}) == len(pairs), "two sessions share an id"
+    assert len({right for _, right in pairs}) == len(pairs), "one session has two ids"
+    assert all((left is None) == (right is None) for left, right in pairs)
 
 
-def daily(log: strategies.Log, cut: bool) -> list[dict]:
-    """Rows of the days of the range, built one by one; `cut`: from what the spec says it reads."""
+def wanted_rows(log: strategies.Log, known: list[dict] | None = None) -> tuple[list[dict], Counts]:
+    """Rows and counts of the oracle."""
+    found, counts = ORACLES[log.spec.kind](log.world(known))
+    return sorted(found, key=order), counts
+
+
+def check_rows(log: strategies.Log) -> None:
+    """Rows and counts of a build equal the oracle's."""
+    found, counts = build(log)
+    wanted, left_out = wanted_rows(log)
+    assert_equal_rows(found, wanted)
+    assert counts["examples"] == len(wanted)
+    assert counts["immature"] == left_out["immature"]
+    assert sum(counts["split_dropped"].values()) == left_out["dropped"]
+    assert counts.get("too_short", 0) == left_out["too_short"]
+
+
+def check_partitions(log: strategies.Log, parts: list[list[dict]]) -> None:
+    """Rows of a build of several partitions equal the oracle's."""
+    counted = oracle.prepared(log.events)
+    found, _ = build(log, parts, known=counted)
+    assert_equal_rows(found, wanted_rows(log, counted)[0])
+
+
+def check_order(log: strategies.Log, parts: list[list[dict]], random: Random) -> None:
+    """Neither the order of partitions nor that of their rows changes a build."""
+    once = build(log, parts)
+    for part in parts:
+        random.shuffle(part)
+    random.shuffle(parts)
+    again = build(log, parts)
+    assert_same(again[0], once[0])
+    assert again[1] == once[1]
+
+
+def check_daily(log: strategies.Log) -> None:
+    """Builds of single days, from what the spec says they read, add up to that of their range."""
+    assert_same(daily(log), build(log)[0])
+
+
+def assert_same(left: list[dict], right: list[dict]) -> None:
+    """Two builds have the same rows, chosen columns and NaN included."""
+    assert [order(row) for row in left] == [order(row) for row in right]
+    for one, other in zip(left, right, strict=True):
+        assert list(one) == list(other)
+        differing = {
+            name: (one[name], other[name]) for name in one if not same(one[name], other[name])
+        }
+        assert not differing, f"{order(one)}: {differing}"
+
+
+def daily(log: strategies.Log) -> list[dict]:
+    """Rows of the days of the range, built one by one from what `planning` reads for each."""
     found = []
-    within = log.within
+    spec, within = log.spec, log.within
+    remembered_us = build_range(log, within).borders.train_end_us - splits.MEMORY_US
     for first_us in range(within.first_us, within.end_us, oracle.DAY_US):
         end_us = first_us + oracle.DAY_US
-        part = log.events
-        if cut:
-            left, right = log.spec.left_context_us, log.spec.right_context_us
-            part = [
-                event for event in part if first_us - left <= event["event_time"] < end_us + right
-            ]
+        left_us = min(first_us - spec.left_context_us, remembered_us - spec.sessions.rule.cap_us)
+        right_us = end_us + spec.right_context_us
+        part = [event for event in log.events if left_us <= event["event_time"] < right_us]
         day = dataclasses.replace(within, first_us=first_us, end_us=end_us)
         found += build(log, [part], known=log.events, within=day)[0]
     return sorted(found, key=order)
@@ -201,15 +260,18 @@ def smallest(log: strategies.Log, check: Callable[[strategies.Log], None]) -> st
 
 
 def check_long_logs(
-    kind: str,
-    check: Callable[[strategies.Log], None],
-    seeds: Sequence[int],
-    fields: dict,
-    **options: object,
+    kind: str, fields: dict, given: bool, check: Callable[[strategies.Log], None], count: int
 ) -> None:
-    """Runs a check on random logs; of one that fails it shows the part that it takes to fail."""
-    for seed in seeds:
-        log = strategies.random_log(seed, fields, kind, **options)
+    """Runs a check on random logs; of one that fails it shows the part that it takes to fail.
+
+    Args:
+      kind, fields: of the spec.
+      given: whether sources may give sessions.
+      check: raises AssertionError.
+      count: of logs.
+    """
+    for seed in range(count):
+        log = strategies.random_log(seed, fields, kind, given=given)
         found = smallest(log, check)
         if found is not None:
             print(found.rules, found.within, *map(shown, found.events), sep="\n")
@@ -217,6 +279,6 @@ def check_long_logs(
 
 
 def shown(event: dict) -> dict:
-    """An event without what it does not say, and its time from the first day on."""
+    """An event without what it does not say; its time in hours from the first day on."""
     said = {name: value for name, value in event.items() if value is not None}
     return {**said, "event_time": (event["event_time"] - strategies.FIRST_US) / oracle.HOUR_US}

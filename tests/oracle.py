@@ -639,9 +639,13 @@ def borders_of(world):
     return found
 
 
-def split_of(row, start_us, closes_us, world):
-    """(split, censored), or (None, why it is dropped), of a row whose session starts at `start_us`
-    and whose labels are known at `closes_us`."""
+def split_of(row, start_us, closes_us, world, arm_until_us=None):
+    """(split, censored), or (None, why it is dropped), of a row.
+
+    Its session starts at `start_us`, its labels are known at `closes_us`. Events of a held-out arm
+    count until the end of the horizon, if nothing else is said.
+    """
+    arm_until_us = arm_until_us or row["event_time"] + world.rules.horizon_us
     for name, first_us, end_us, border_us in borders_of(world):
         if not first_us <= start_us < border_us:
             continue
@@ -651,7 +655,7 @@ def split_of(row, start_us, closes_us, world):
             return None, "behind the end"
         if name == "train" and row["user_id"] in world.rules.held_out_users:
             return None, "held-out user"
-        if name == "train" and is_near_held_out_arm(row, world):
+        if name == "train" and is_near_held_out_arm(row, arm_until_us, world):
             return None, "held-out arm"
         is_open = closes_us > border_us
         if is_open and not world.rules.censor:
@@ -664,12 +668,11 @@ def is_of_held_out_arm(event, world):
     return (event["experiment_id"], event["variant"]) in world.rules.held_out_arms
 
 
-def is_near_held_out_arm(row, world):
-    """Whether the user has an event of a held-out arm in [t - 7 d, t + horizon)."""
-    t = row["event_time"]
+def is_near_held_out_arm(row, until_us, world):
+    """Whether the user has an event of a held-out arm in [t - 7 d, until)."""
     return any(
         is_of_held_out_arm(event, world)
-        and t - WEEK_US <= event["event_time"] < t + world.rules.horizon_us
+        and row["event_time"] - WEEK_US <= event["event_time"] < until_us
         for event in world.of_user(row["user_id"])
     )
 
@@ -848,7 +851,8 @@ def negatives_of(row, world):
             if weight and track not in barred
         }
         whole = sum(weights.values())
-        chances += [weights.get(own, Fraction(0)) / whole if whole else Fraction(0)] * count
+        if whole:  # else it draws nothing
+            chances += [weights.get(own, Fraction(0)) / whole] * count
     chance = sum(chances) / len(chances) if chances else 0
     plays = sum(pool.values())
     first = session_start(row, world)
@@ -1007,15 +1011,16 @@ def session_rows(world):
         if not world.within.first_us <= start_us < world.within.end_us:
             continue
         members = session_members(first, world)
+        if sum(event["event_type"] == "play" for event in members) < world.rules.min_plays:
+            counts["too_short"] += 1
+            continue
         closes_us = session_closes_us(first, members, world)
         if closes_us > world.within.watermark_us:
             counts["immature"] += 1
             continue
-        split, _ = split_of(first, start_us, closes_us, world)
+        split, _ = split_of(first, start_us, closes_us, world, closes_us)
         if split is None:
             counts["dropped"] += 1
-        elif sum(event["event_type"] == "play" for event in members) < world.rules.min_plays:
-            counts["too_short"] += 1
         else:
             rows.append({"split": split, **session_row(first, members, world)})
     return rows, counts
@@ -1026,9 +1031,15 @@ def session_end_us(members, world):
 
 
 def session_closes_us(first, members, world):
-    """When a session is over and the label window of its last event is closed."""
+    """When a session is known to be over and the label window of its last event is closed.
+
+    Past the cap nothing joins it. Before, an event may for as long as the gap after its end; one
+    that the source gives goes on however long nothing happens.
+    """
     rules = world.rules
-    over_us = min(session_end_us(members, world) + rules.gap_us, first["event_time"] + rules.cap_us)
+    over_us = first["event_time"] + rules.cap_us + 1
+    if first["source_session_id"] is None:
+        over_us = min(over_us, session_end_us(members, world) + rules.gap_us)
     return max(over_us, members[-1]["event_time"] + rules.horizon_us)
 
 
@@ -1048,9 +1059,6 @@ def session_row(first, members, world):
         "tracks": len({play["track_id"] for play in plays}),
         "streams": sum(is_streamed(play) is True for play in plays),
         "skips": sum(is_skip(play, rules) for play in plays),
-        "is_long": any(
-            start is first and overflow for start, overflow in world.session_of.values()
-        ),
         "label_returned_24h": returned_24h(first, world),
         **{
             f"first_{name}": first[name]

@@ -553,6 +553,19 @@ def _play_sources(pick: Pick, spec: DatasetSpec, drawn: list[dict]) -> tuple[str
     return pick(choices[spec.examples.rows])
 
 
+def log_of(
+    drawn: list[dict], fields: dict | None = None, kind: str = "ranking", days: int = 1
+) -> Log:
+    """Given events, and a range in which every row is mature; all sources tell of everything."""
+    spec = make_spec(fields or {}, kind)
+    end_us = FIRST_US + days * oracle.DAY_US
+    told = ("canonical",)
+    within = oracle.Range(
+        FIRST_US, end_us, end_us + 30 * oracle.DAY_US, (), told, told, *_borders(spec)
+    )
+    return Log(spec, rules_of(spec), within, drawn)
+
+
 def random_log(
     seed: int, fields: dict, kind: str = "ranking", size: int = 60, given: bool = True
 ) -> Log:

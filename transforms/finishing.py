@@ -2,7 +2,7 @@
 that describe the version. It runs once, in the step that commits.
 
     statistics/<split>.pb   DatasetFeatureStatisticsList of the split (transforms.statistics)
-    schema.pbtxt            the TFMD schema that it was checked against (transforms.validation)
+    schema.pbtxt            the TFMD schema that it was checked against (transforms.gates)
     tallies.json            split -> counts that the report is drawn from (transforms.tallies)
     anomalies.json          what the gates found
     report.html             for people (transforms.report)

@@ -59,8 +59,9 @@ _COMPARED = (
 )
 _SHOWN = 12
 
-# A day is never the day of the week that the day before was, and a rollout is decided, not found.
-_NO_DRIFT = ("day_of_week", "policy_id", "model_version", "experiment_id", "variant")
+# What differs between days by definition (no day is the day of the week that the one before was),
+# or because somebody decided so (a rollout).
+_OF_THE_DAY = ("day_of_week", "policy_id", "model_version", "experiment_id", "variant")
 
 
 class GatesSpec(StrictModel):
@@ -73,7 +74,7 @@ class GatesSpec(StrictModel):
     """
 
     schema_file: str | None = None
-    drift: float | None = pydantic.Field(0.3, gt=0, le=1)
+    drift: float | None = pydantic.Field(0.15, gt=0, le=1)
     skew: float | None = pydantic.Field(0.1, gt=0, le=1)
     label_shift: float | None = pydantic.Field(0.08, gt=0, le=10)
     null_shift: float | None = pydantic.Field(0.02, gt=0, le=1)
@@ -129,14 +130,16 @@ def curated_schema(spec: GatesSpec, kind: str) -> str:
 
 def infer_schema(statistics: Statistics, columns: Iterable[ColumnEntry]) -> schema_pb2.Schema:
     """TFDV's inference, with what the columns declare: which may be null, lists that may be empty,
-    enumerations, and that no count or duration is negative."""
+    enumerations; and what was never negative stays so."""
     declared = {column.name: column for column in columns}
+    lowest = {_name_of(each.path): each.num_stats.min for each in statistics.features}
     schema = tfdv.infer_schema(statistics)
     del schema.string_domain[:]
     for feature in schema.feature:
         column = declared[feature.name]
         feature.ClearField("presence")
-        feature.presence.min_fraction = 0.0 if column.nullable else 1.0
+        if not column.nullable:
+            feature.presence.min_fraction = 1.0
         if column.type.startswith("list<"):
             feature.ClearField("shape_type")
             feature.value_count.min = 0
@@ -147,8 +150,10 @@ def infer_schema(statistics: Statistics, columns: Iterable[ColumnEntry]) -> sche
             feature.string_domain.value.extend(symbols)
         elif column.type == "bool":
             feature.bool_domain.SetInParent()
-        elif column.unit is not None and feature.type == schema_pb2.INT:
+        elif feature.type == schema_pb2.INT and not column.identifier and lowest[column.name] >= 0:
             feature.int_domain.min = 0
+        elif column.type == "double":  # in lists NaN stands for unknown, elsewhere null does
+            feature.float_domain.disallow_nan = feature.float_domain.disallow_inf = True
     return schema
 
 
@@ -171,8 +176,12 @@ def infer_from_version(root: str, version: Manifest) -> schema_pb2.Schema:
 
 
 def schema_text(schema: schema_pb2.Schema) -> str:
-    """The schema as it is kept in a file."""
-    return text_format.MessageToString(schema, use_short_repeated_primitives=True)
+    """The schema as it is kept in a file: a line for each column."""
+    rest = schema_pb2.Schema()
+    rest.CopyFrom(schema)
+    rest.ClearField("feature")
+    lines = [text_format.MessageToString(each, as_one_line=True) for each in schema.feature]
+    return text_format.MessageToString(rest) + "".join(f"feature {{ {x} }}\n" for x in lines)
 
 
 def applied_schema(
@@ -180,8 +189,9 @@ def applied_schema(
 ) -> tuple[schema_pb2.Schema, list[Finding]]:
     """The curated schema for the columns that there are; others are inferred, and said so."""
     inferred = {f.name: f for f in infer_schema(statistics, columns).feature}
-    known = {f.name: f for f in text_format.Parse(curated, schema_pb2.Schema()).feature}
-    schema = schema_pb2.Schema()
+    schema = text_format.Parse(curated, schema_pb2.Schema())
+    known = {f.name: f for f in schema.feature}
+    schema.ClearField("feature")
     new = []
     for column in columns:
         if column.name in known:
@@ -270,7 +280,7 @@ def judge(
     schema, new = applied_schema(curated, train, columns)
     findings += new
     for split, statistics in now.statistics.items():
-        findings += _schema_findings(tfdv.find_anomalies(statistics, schema), split)
+        findings += _schema_findings(schema, statistics, split)
     comparable = before if _is_comparable(now, before) else None
     drift: dict[str, float] = {}
     if serving is not None:
@@ -304,7 +314,16 @@ def _quarantine(spec: GatesSpec, share: float) -> Iterator[Finding]:
         yield Finding("quarantine_share", None, "error", f"{text} may be", share, limit)
 
 
-def _schema_findings(found: anomalies_pb2.Anomalies, split: str) -> Iterator[Finding]:
+def _schema_findings(
+    schema: schema_pb2.Schema, statistics: Statistics, split: str
+) -> Iterator[Finding]:
+    checked = schema_pb2.Schema()
+    checked.CopyFrom(schema)
+    filled = _with_values(statistics)
+    for feature in checked.feature:
+        if feature.name not in filled:  # TFDV takes its extremes for 0
+            feature.ClearField("domain_info")
+    found = tfdv.find_anomalies(statistics, checked)
     for name, info in sorted(found.anomaly_info.items()):
         reasons = [reason for reason in info.reason if reason.type not in _COMPARED]
         if reasons:
@@ -328,8 +347,7 @@ def _distances(
     """Jensen-Shannon divergence of each column from the version before, or the serving log."""
     # Ids are other ones tomorrow, and so are times.
     left_out = {c.name for c in columns if c.identifier or "timestamp" in c.type}
-    left_out |= set(_NO_DRIFT) if gate == "drift" else set()
-    wanted = (_with_values(train) & _with_values(other)) - left_out
+    wanted = (_with_values(train) & _with_values(other)) - left_out - set(_OF_THE_DAY)
     compared = schema_pb2.Schema()
     for feature in schema.feature:
         copy = compared.feature.add(name=feature.name, type=feature.type)
@@ -373,7 +391,8 @@ def _limits(
         for each in pair:
             values.update(bucket.label for bucket in each.string_stats.rank_histogram.buckets)
             for custom in each.custom_stats:
-                values.update(bucket.low_value for bucket in custom.histogram.buckets)
+                buckets = custom.histogram.buckets
+                values.update(bucket.low_value for bucket in buckets if bucket.sample_count)
         rows = [max(_common(each).num_non_missing, 1) for each in pair]
         chance = (len(values) - 1) * sum(1 / n for n in rows) / (8 * math.log(2))
         limits[feature.name] = max(
@@ -428,7 +447,7 @@ def _shifts(
         common = [_common(feature) for feature in pair]
         known = [each.num_non_missing for each in common]
         rows = [now.num_examples, before.num_examples]
-        nulls = [1 - k / n for k, n in zip(known, rows, strict=True)]
+        nulls = [each.num_missing / n for each, n in zip(common, rows, strict=True)]
         if spec.null_shift is not None and _is_beyond(nulls, rows, spec.null_shift):
             text = f"{column.name} is null in {nulls[0]:.2%} of train's rows, was {nulls[1]:.2%}"
             value = abs(nulls[0] - nulls[1])

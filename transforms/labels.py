@@ -29,6 +29,8 @@ null (`splits`).
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 
 import numpy as np
 import polars as pl
@@ -104,8 +106,9 @@ def is_scrobble() -> pl.Expr:
     Null where the played time is unknown, or the length is and the play is shorter than that.
     """
     played, track = pl.col("played_ms"), pl.col("track_duration_ms")
-    enough = (played >= SCROBBLE_MS) | (played >= track * SCROBBLE_SHARE)
-    return enough & (track > SCROBBLE_MIN_TRACK_MS).fill_null(played >= SCROBBLE_MS)
+    is_long = track > SCROBBLE_MIN_TRACK_MS
+    by_share = pl.when(played.is_not_null()).then((played >= track * SCROBBLE_SHARE) & is_long)
+    return pl.when(played >= SCROBBLE_MS).then(is_long.fill_null(value=True)).otherwise(by_share)
 
 
 def play_labels(plays: pl.DataFrame, rule: PlayRule) -> pl.DataFrame:
@@ -159,7 +162,7 @@ def reward(weights: dict[str, float]) -> pl.Expr:
         pl.col(f"label_{name}").cast(pl.Float64) * weight
         for name, weight in sorted(weights.items())
     ]
-    total = pl.lit(0.0)
-    for term in terms:
-        total = total + term
-    return total
+    total = functools.reduce(operator.add, terms)
+    # Whether `0.0 + -0.0` is computed or left out depends on the number of rows (Polars 2.1), so
+    # the sign of zero is set by hand: a row's bytes do not depend on the rows beside it.
+    return pl.when(total == 0.0).then(0.0).otherwise(total)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import pathlib
+import sys
 from typing import Any, TypeAlias
 
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
@@ -34,10 +35,14 @@ def _extension() -> Any:
     folder = pathlib.Path(found.origin).parent / "pywrap"
     path = folder / "tensorflow_data_validation_extension.so"
     spec = importlib.util.spec_from_file_location(_MODULE, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path}: cannot be loaded; reinstall {_PACKAGE}")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    assert spec is not None
+    assert spec.loader is not None
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[_MODULE] = module  # a C++ module cannot be loaded twice
+    except ImportError as error:
+        raise UsageError(f"{path}: cannot be loaded, reinstall {_PACKAGE}: {error}") from None
     return module.validation
 
 

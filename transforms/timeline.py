@@ -147,7 +147,7 @@ class Occurrences:
         return cls(SortedGroups.of(group[order], time_us[order]), rows[order], time_us[order])
 
     def bounds(
-        self, group: IntArray, instant_us: IntArray, window_us: int
+        self, group: IntArray, instant_us: IntArray, window_us: int | IntArray
     ) -> tuple[IntArray, IntArray]:
         """[first, after) of the group's occurrences in [instant - window, instant)."""
         after = self.index.count_before(group, instant_us)
@@ -157,7 +157,7 @@ class Occurrences:
         self,
         group: IntArray,
         instant_us: IntArray,
-        window_us: int,
+        window_us: int | IntArray,
         flag: BoolArray | None = None,
     ) -> IntArray:
         """Occurrences of the group in [instant - window, instant); only those with `flag`.

@@ -69,6 +69,25 @@ def test_a_play_of_another_user_track_or_surface_is_not_an_outcome():
     assert credit([(1, 0, "i"), (0, 5, "p")]) == [-1, -1]
 
 
+@pytest.mark.parametrize("apart", [WINDOW - 1, WINDOW, WINDOW + 1])
+def test_a_play_is_credited_to_the_latest_impression_in_reach(apart):
+    """Whether the earlier one is still in reach or not."""
+    rows = [(0, 0, "i"), (0, apart - 1, "i"), (0, apart, "p")]
+    assert credit(rows) == [-1, 2, -1]
+
+
+def test_the_order_of_plays_and_impressions_of_other_keys_does_not_matter():
+    rows = [(0, 0, "i"), (1, 0, "i"), (0, 1, "p"), (1, 1, "p")]
+    assert credit(rows) == [2, 3, -1, -1]
+    mixed = [rows[i] for i in (1, 0, 3, 2)]
+    assert credit(mixed) == [2, 3, -1, -1]
+
+
+def test_the_last_row_may_be_an_impression():
+    assert credit([(0, 0, "p"), (0, 9, "i")]) == [-1, -1]
+    assert credit([(0, 9, "i")]) == [-1]
+
+
 def test_a_late_impression_out_of_reach_does_not_take_the_play_of_an_earlier_key():
     assert credit([(0, 0, "i"), (0, 5, "p"), (1, 3, "i")]) == [1, -1, -1]
 

@@ -1,16 +1,20 @@
 """Sessions: the edges of the gap, the cap and the day, on logs small enough to read."""
 
+import itertools
 import random
 
 import numpy as np
 import polars as pl
 import pytest
 
-from tests import oracle
+from tests import built, oracle, strategies
+from transforms.labels import PlayRule
+from transforms.listening import Listening, merge_partitions
 from transforms.sessions import SessionRule, session_ids, sessionize
 
 MINUTE, HOUR, DAY = oracle.MINUTE_US, oracle.HOUR_US, oracle.DAY_US
 GAP = 30 * MINUTE
+NOON = strategies.FIRST_US + 12 * HOUR
 RULE = SessionRule(gap_us=GAP, cap_us=24 * HOUR)
 
 
@@ -134,6 +138,7 @@ def test_random_logs_equal_the_rule_word_for_word():
                 "event_type": rng.choice(["play", "impression"]),
                 "event_time": rng.randrange(12) * 10 * MINUTE + rng.choice([-1, 0, 0, 1]),
                 "played_ms": rng.choice([None, 0, 600_000, 1_200_000, 7_200_000]),
+                "time_quality": "reported",
                 "source_session_id": rng.choice([None, None, None, "x", "y"]),
             }
             for number in range(rng.randrange(8))
@@ -159,6 +164,86 @@ def test_random_logs_equal_the_rule_word_for_word():
             (first["event_id"], past)
             for first, past in (wanted[oracle.key(event)] for event in events)
         ]
+
+
+def test_a_session_of_a_day_is_one_up_to_its_last_microsecond():
+    step = 20 * MINUTE
+    times = [*range(0, DAY, step), DAY - 1, DAY, DAY + 1]
+    start, overflow = starts([(time, time) for time in times])
+    assert start == [0] * len(times)
+    assert overflow == [False] * (len(times) - 1) + [True]
+
+
+def test_ties_belong_to_the_session_that_the_first_of_them_starts():
+    rows = [(0, 0), (GAP, GAP), (GAP, GAP), (GAP, GAP + HOUR), (GAP, GAP)]
+    assert starts(rows)[0] == [0, 1, 1, 1, 1]
+
+
+def heard(*events, rule=RULE):
+    """Events of `Listening`, in the order given: first event of each one's session, or None."""
+    parts = [built.table_of([event]) for event in events]
+    merged, _ = merge_partitions(parts)
+    listening = Listening.of(merged, rule, PlayRule(5_000, 30_000, 0.95, 1.0))
+    firsts = {}
+    for event_id, at in zip(merged["event_id"], listening.session_start, strict=True):
+        firsts[event_id] = None if at < 0 else merged["event_id"][int(listening.makers[at])]
+    return [firsts[event["event_id"]] for event in events]
+
+
+def play(number, minutes, **fields):
+    return strategies.event(number, event_time=NOON + round(minutes * MINUTE), **fields)
+
+
+def test_the_order_in_which_events_come_does_not_matter():
+    chain = [play(1, 0), play(2, 29), play(3, 58), play(4, 88)]
+    firsts = ["e001", "e001", "e001", "e004"]
+    for order in itertools.permutations(range(4)):
+        assert heard(*(chain[i] for i in order)) == [firsts[i] for i in order]
+
+
+def test_only_plays_and_impressions_make_sessions():
+    like = play(2, 20, event_type="like")
+    follow = play(3, 20, event_type="follow", track_id=None)
+    shown = play(4, 20, event_type="impression")
+    assert heard(play(1, 0), like, play(5, 40)) == ["e001", None, "e005"]
+    assert heard(play(1, 0), follow, play(5, 40)) == ["e001", None, "e005"]
+    assert heard(play(1, 0), shown, play(5, 40)) == ["e001", "e001", "e001"]
+
+
+@pytest.mark.parametrize("event_type", ["play", "impression"])
+def test_what_is_stamped_at_sync_is_in_no_session_and_ends_no_gap(event_type):
+    synced = play(2, 20, time_quality="sync", event_type=event_type)
+    assert heard(play(1, 0), synced, play(3, 40)) == ["e001", None, "e003"]
+    # Nor does it end a session, or start one.
+    assert heard(play(1, 0), synced, play(3, 29)) == ["e001", None, "e001"]
+    assert heard(synced) == [None]
+
+
+def test_a_burst_is_in_no_session():
+    burst = [play(number, 10, played_ms=60_000) for number in (2, 3, 4)]
+    assert heard(play(1, 0), *burst, play(5, 35)) == ["e001", None, None, None, "e005"]
+    # Two plays at once are not one: two devices may play.
+    two = [play(number, 10, played_ms=60_000) for number in (2, 3)]
+    assert heard(play(1, 0), *two, play(5, 35)) == ["e001"] * 4
+
+
+@pytest.mark.parametrize(("apart_us", "is_burst"), [(10_000_000, True), (10_000_001, False)])
+def test_plays_of_a_burst_start_at_most_ten_seconds_apart(apart_us, is_burst):
+    plays = [
+        strategies.event(number, event_time=NOON + number * apart_us, played_ms=60_000)
+        for number in range(3)
+    ]
+    assert heard(*plays) == [None if is_burst else "e000"] * 3
+    short = strategies.event(9, event_time=NOON + 2 * apart_us + 10_000_000, played_ms=1_000)
+    assert heard(*plays, short)[-1] == (None if is_burst else "e000")
+    later = {**short, "event_time": short["event_time"] + 1}
+    assert heard(*plays, later)[-1] == ("e009" if is_burst else "e000")
+
+
+@pytest.mark.parametrize(("played_ms", "is_burst"), [(60_000, True), (59_999, False)])
+def test_plays_of_a_burst_are_a_minute_long(played_ms, is_burst):
+    plays = [play(number, 0, played_ms=played_ms) for number in range(3)]
+    assert heard(*plays) == [None if is_burst else "e000"] * 3
 
 
 def ids(rows, users, events, rule=RULE):

@@ -163,6 +163,7 @@ def choose(
     closes_us: IntArray,
     spec: DatasetSpec,
     within: BuildRange,
+    holds_until_us: IntArray | None = None,
 ) -> Chosen:
     """Which of the wanted events are rows: mature, and in a split.
 
@@ -171,7 +172,10 @@ def choose(
       wanted: events that the kind makes rows of.
       closes_us: end of each event's label window, exclusive.
       spec, within: of the build.
+      holds_until_us: end of what each row holds, exclusive; by default that of the horizon.
     """
+    if holds_until_us is None:
+        holds_until_us = listening.time_us + spec.labels.horizon_us
     in_range = (listening.time_us >= within.first_us) & (listening.time_us < within.end_us)
     owned = wanted & in_range
     mature = closes_us <= within.watermark_us
@@ -185,7 +189,7 @@ def choose(
         listening.session_start_us[rows],
         closes_us[rows],
         held_user.to_series().to_numpy(),
-        near_held_out_arm(listening, rows, spec),
+        near_held_out_arm(listening, rows, holds_until_us[rows], spec),
         spec.splits.open_labels,
     )
     kept = assigned.split >= 0
@@ -197,13 +201,13 @@ def choose(
     return Chosen(rows[kept], assigned.split[kept], assigned.censored[kept], counts)
 
 
-def near_held_out_arm(listening: Listening, rows: IntArray, spec: DatasetSpec) -> BoolArray:
-    """Whether the user has an event of a held-out arm in [t - 7 d, t + horizon)."""
+def near_held_out_arm(
+    listening: Listening, rows: IntArray, until_us: IntArray, spec: DatasetSpec
+) -> BoolArray:
+    """Whether the user has an event of a held-out arm in [t - 7 d, until)."""
     held = held_out_events(listening, spec)
-    users, times = listening.user[rows], listening.time_us[rows]
-    horizon_us = spec.labels.horizon_us
-    window_us = splits.MEMORY_US + horizon_us
-    return listening.by_user.count(users, times + horizon_us, window_us, held) > 0
+    window_us = until_us - listening.time_us[rows] + splits.MEMORY_US
+    return listening.by_user.count(listening.user[rows], until_us, window_us, held) > 0
 
 
 def held_out_events(listening: Listening, spec: DatasetSpec) -> BoolArray:

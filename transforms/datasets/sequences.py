@@ -13,9 +13,10 @@ Each target is a target of exactly one row. A window holds no play older than `h
 its period, and a row of train none of a held-out arm of an experiment.
 
 Two kinds of columns describe a play in a row. What an input may use is what was known when the next
-play started: `played_ratios` and `action_masks` count a play no further than that. Labels are what
-was known at the end of the horizon: `label_masks`, `label_known_masks`, `rewards`; they are for
-targets only. NaN stands for an unknown ratio or reward.
+play started, or when the horizon ended if that was earlier: `played_ratios` and `action_masks`
+count a play no further than that. Labels are what was known at the end of the horizon:
+`label_masks`, `label_known_masks`, `rewards`; only targets have them. NaN stands for an unknown
+ratio or reward.
 (Sources: SASRec's newest-N windows; action bit masks as in Meta's generative recommenders; row
 aligned label columns as in X's algorithm.)
 """
@@ -72,10 +73,13 @@ _LISTS: dict[str, tuple[pl.DataType, str, str]] = {
         + ", ".join(f"{name} {bit}" for name, bit in BITS.items()),
     ),
     "is_target": (pl.Boolean(), "split", "The play is a target of this row and of no other."),
-    "label_masks": (pl.Int64(), "label", "Labels that are true, a bit each as in action_masks."),
-    "label_known_masks": (pl.Int64(), "label", "Labels that are known, a bit each."),
-    "rewards": (pl.Float64(), "label", "Reward of each play; NaN if unknown."),
+    "label_masks": (pl.Int64(), "label", "Labels of targets that are true, a bit each as above."),
+    "label_known_masks": (pl.Int64(), "label", "Labels of targets that are known, a bit each."),
+    "rewards": (pl.Float64(), "label", "Reward of targets; NaN if unknown, and for other plays."),
 }
+
+# What the label columns hold for plays that are no target of the row.
+_UNKNOWN_LABELS = {"label_masks": 0, "label_known_masks": 0, "rewards": float("nan")}
 
 _SCALARS: dict[str, tuple[pl.DataType, str, str]] = {
     "user_id": (pl.String(), "context", "Listener."),
@@ -182,16 +186,17 @@ class _Steps:
         """One row a play: `_LISTS` without `is_target`."""
         spec, plays = self._spec, self._plays
         events = context.events[plays]
-        until_us = self._next_start_us(context) - context.row_time_us
+        horizon_us = spec.labels.horizon_us
+        until_us = np.minimum(self._next_start_us(context) - context.row_time_us, horizon_us)
         # What a play says of itself, had it been looked at when the next one started.
-        played_ms = pl.min_horizontal("played_ms", pl.Series(until_us // 1000))
+        so_far = pl.min_horizontal("played_ms", pl.Series(until_us // 1000))
+        played_ms = pl.when(pl.col("played_ms").is_not_null()).then(so_far)
         ended = pl.Series(context.end_us[plays] - context.row_time_us <= until_us)
         early = events.with_columns(played_ms.alias("played_ms"))
-        within_us = np.minimum(until_us, spec.labels.horizon_us)
         said = labels.play_labels(early, spec.labels.play_rule).with_columns(
             *(pl.when(ended).then(f"skip_{level}").alias(f"skip_{level}") for level in (1, 2, 3)),
             *(
-                pl.Series(name, rows.resolve_actions(context, yes, no, within_us) >= 0)
+                pl.Series(name, rows.resolve_actions(context, yes, no, until_us) >= 0)
                 for name, yes, no in (("liked", "like", "unlike"), ("saved", "save", "unsave"))
             ),
         )
@@ -275,6 +280,10 @@ class _Steps:
         chunk_at[place] = chunk
         is_target = chunk_at[flat] == np.repeat(kept, last[kept] + 1 - first[kept])
         cut = self._table[at[flat]].with_columns(pl.Series("is_target", is_target))
+        cut = cut.with_columns(
+            pl.when("is_target").then(name).otherwise(pl.lit(unknown)).alias(name)
+            for name, unknown in _UNKNOWN_LABELS.items()
+        )
         events = listening.events[self._plays[at[last[kept]]]]
         text = pl.concat_str(pl.lit(split), "user_id", "event_id", separator="\x1f")
         table = pl.DataFrame(

@@ -38,7 +38,6 @@ _SCALARS: dict[str, tuple[pl.DataType, str, str]] = {
     "tracks": (pl.Int64(), "session", "Distinct tracks played in it."),
     "streams": (pl.Int64(), "session", "Its plays of at least 30 s; unknown counts as no."),
     "skips": (pl.Int64(), "session", "Its plays skipped at level 2; unknown counts as no."),
-    "is_long": (pl.Boolean(), "session", "It went on past the cap; what came later is not in it."),
     "label_returned_24h": (
         pl.Boolean(),
         "label",
@@ -101,7 +100,7 @@ def build(listening: Listening, spec: SessionsSpec, within: BuildRange, side: Si
     wanted[sessions.first] = sessions.plays >= spec.min_plays
     closes_us = listening.time_us.copy()
     closes_us[sessions.first] = sessions.closes_us
-    chosen = rows.choose(listening, wanted, closes_us, spec, within)
+    chosen = rows.choose(listening, wanted, closes_us, spec, within, holds_until_us=closes_us)
     in_range = (listening.time_us[sessions.first] >= within.first_us) & (
         listening.time_us[sessions.first] < within.end_us
     )
@@ -130,16 +129,16 @@ class _Sessions:
         self.first = makers[starts]
         plays = timeline.prefix_sums(listening.is_play[self._events])
         self.plays = plays[self._begins[1:]] - plays[self._begins[:-1]]
-        long = np.unique(found.start[found.overflow])
-        self._is_long = np.isin(starts, long)
         self._end_us = self._largest(listening.end_us)
         rule = spec.sessions.rule
         start_us = listening.time_us[self.first]
-        over_us = np.minimum(self._end_us + rule.gap_us, start_us + rule.cap_us + 1)
-        self.closes_us = np.maximum(
-            np.where(self._is_long, start_us + rule.cap_us + 1, over_us),
-            self._largest(listening.time_us) + spec.labels.horizon_us,
-        )
+        # Past the cap nothing joins it; before, an event may for as long as the gap after its end,
+        # and one of a session that the source gives whenever it comes.
+        full_us = start_us + rule.cap_us + 1
+        given = listening.events["source_session_id"].gather(self.first).is_not_null().to_numpy()
+        over_us = np.where(given, full_us, np.minimum(self._end_us + rule.gap_us, full_us))
+        last_us = self._largest(listening.time_us)
+        self.closes_us = np.maximum(over_us, last_us + spec.labels.horizon_us)
 
     def _largest(self, values: IntArray) -> IntArray:
         """Largest value over each session's events."""
@@ -197,7 +196,6 @@ class _Sessions:
                 "tracks": tracks[offsets[1:]] - tracks[offsets[:-1]],
                 "streams": self._sum(at, listening.is_stream),
                 "skips": self._sum(at, listening.is_skip),
-                "is_long": self._is_long[at],
                 "label_returned_24h": of_first["label_returned_24h"],
                 **{f"first_{n}": listening.events[n].gather(first) for n in _FIRST},
                 **compute(context, spec.features).to_dict(),
