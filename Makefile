@@ -47,8 +47,9 @@ lock:  ## resolve requirements/*.in anew; UPGRADE=--upgrade takes newer versions
 	@$(COMPILE) requirements/bench.in --override requirements/overrides.txt -c requirements/lock.txt \
 		-o requirements/bench.txt
 
-bench: .venv-bench/.ready  ## measure against Polars, DuckDB, Spark and plain Beam
+bench: .venv-bench/.ready  ## measure against Polars, DuckDB, Spark and plain Beam, and each kind
 	@.venv-bench/bin/python -m benchmarks.run $(ARGS)
+	@.venv-bench/bin/python -m benchmarks.kinds $(KINDS_ARGS)
 
 clean:  ## remove environments, caches and what demo and bench wrote
 	@rm -rf .venv .venv-bench .venv-uv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage \

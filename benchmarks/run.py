@@ -345,11 +345,21 @@ def environment() -> dict[str, Any]:
     }
 
 
+def machine_lines() -> list[str]:
+    """A bullet that says when, what and on which machine."""
+    where = environment()
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    return [
+        f"* {where['date']}, commit {where['commit']}, {where['cores']} cores ({where['cpu']}),",
+        f"  {where['memory_gib']} GiB; {versions}.",
+    ]
+
+
 def markdown(results: dict[str, Any]) -> str:
     """docs/benchmarks.md."""
-    where, rows = results["environment"], results["table"]
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    rows = results["table"]
     agreement = "**no, see below.**" if results["problems"] else "checked by digest in this run."
+    machine = "\n".join(machine_lines())
     header = "| " + " | ".join(rows[0]) + " |\n| --- |" + " ---: |" * (len(rows[0]) - 1)
     body = "\n".join("| " + " | ".join(row) + " |" for row in rows[1:])
     sampled = ""
@@ -374,8 +384,7 @@ minutes, run once). Written by
 * All write the same rows: {agreement}
 * Only Playhead also writes an event store, quarantine and counts, hashes its files, and puts the
   rows into keyed order.{sampled}
-* {where["date"]}, commit {where["commit"]}, {where["cores"]} cores ({where["cpu"]}),
-  {where["memory_gib"]} GiB; {versions}.
+{machine}
 {problems}"""
 
 

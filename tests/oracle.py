@@ -813,12 +813,14 @@ class Negatives:
 
     Attributes:
       draws: drawing source -> track -> its log-probability in each draw.
+      free: drawing source -> how probable it is that a try hits one of them.
       exposed, skipped: candidates.
       later: tracks of positives in [t, t + horizon).
       positive_log_q, positive_in_batch_log_q: of the row's own track.
     """
 
     draws: dict[str, dict[str, float]]
+    free: dict[str, Fraction]
     exposed: set[str]
     skipped: set[str]
     later: set[str]
@@ -839,7 +841,7 @@ def negatives_of(row, world):
     if rules.exclude_later:
         barred |= later
     pool = pool_of(t // DAY_US, world)
-    draws, chances = {}, []
+    draws, free_share, chances = {}, {}, []
     for kind, count, option in rules.sources:
         if kind in ("exposed", "skipped"):
             continue
@@ -851,6 +853,7 @@ def negatives_of(row, world):
             if weight and track not in barred
         }
         whole = sum(weights.values())
+        free_share[kind] = free / whole if whole else Fraction(0)
         if whole:  # else it draws nothing
             chances += [weights.get(own, Fraction(0)) / whole] * count
     chance = sum(chances) / len(chances) if chances else 0
@@ -863,6 +866,7 @@ def negatives_of(row, world):
     ]
     return Negatives(
         draws=draws,
+        free=free_share,
         exposed={
             event["track_id"]
             for event in before

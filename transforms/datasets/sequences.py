@@ -191,7 +191,7 @@ class _Steps:
         # What a play says of itself, had it been looked at when the next one started.
         so_far = pl.min_horizontal("played_ms", pl.Series(until_us // 1000))
         played_ms = pl.when(pl.col("played_ms").is_not_null()).then(so_far)
-        ended = pl.Series(context.end_us[plays] - context.row_time_us <= until_us)
+        ended = events["played_ms"].fill_null(0) * 1000 <= pl.Series(until_us)
         early = events.with_columns(played_ms.alias("played_ms"))
         said = labels.play_labels(early, spec.labels.play_rule).with_columns(
             *(pl.when(ended).then(f"skip_{level}").alias(f"skip_{level}") for level in (1, 2, 3)),
