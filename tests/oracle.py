@@ -991,7 +991,7 @@ def input_of(play, world):
         so_far["played_ms"] = min(play["played_ms"], (until_us - t) // 1000)
     ratio = completion(so_far, rules.completion_cap)
     values = {"streamed_30s": is_streamed(so_far), "scrobble": is_scrobble(so_far)}
-    if end_of(play, rules.cap_us) <= until_us:
+    if t + (play["played_ms"] or 0) * 1000 <= until_us:
         values.update(skips(play, rules))
     values["liked"] = decided_by(play, world.events, "like", "unlike", until_us) is not None
     values["saved"] = decided_by(play, world.events, "save", "unsave", until_us) is not None
