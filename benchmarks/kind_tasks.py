@@ -47,6 +47,7 @@ from transforms import building, finishing, shards  # noqa: E402
 from transforms.building import BuildPlan, Summary  # noqa: E402
 from transforms.finishing import FinishDataset  # noqa: E402
 from transforms.publish import Draft, Finished  # noqa: E402
+from transforms.tfrecord import Layout  # noqa: E402
 
 Planned = tuple[Draft, BuildPlan, FinishDataset, int]
 
@@ -108,13 +109,13 @@ def compare_summaries(args: argparse.Namespace) -> dict[str, Any]:
     timed: dict[str, list[dict[str, Any]]] = {"with": [], "without": []}
     for _ in range(args.runs):
         timed["with"].append(run(plan(args, args.out)))
-        with _nothing_told():
+        with nothing_told():
             timed["without"].append(run(plan(args, args.out)))
     return timed
 
 
 @contextlib.contextmanager
-def _nothing_told() -> Any:
+def nothing_told() -> Any:
     """Builds write rows and manifest, and nothing about the rows."""
 
     def bare(
@@ -141,7 +142,9 @@ def compare_formats(args: argparse.Namespace) -> dict[str, Any]:
     side = building.load_side_tables(build_plan)
     table = building.build_shard(shard, build_plan, side).tables["train"]
     columns, root = build_plan.columns, build_plan.attempt_root
-    layout = "sequence_example" if build_plan.spec.kind in building._SEQUENTIAL else "example"
+    layout: Layout = (
+        "sequence_example" if build_plan.spec.kind in building._SEQUENTIAL else "example"
+    )
     batch = _stock_batch(tfdv_batch(table, columns))
 
     def write(form: str) -> None:

@@ -146,6 +146,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, Finis
             "job": "build",
             "config": planned.config,
             "inputs": [entry.model_dump() for entry in planned.inputs],
+            "gates": finish.digest(),
             "code": __version__,
         }
     )

@@ -10,7 +10,9 @@ import concurrent.futures
 import dataclasses
 import datetime
 import functools
+import itertools
 import json
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from types import ModuleType
@@ -119,7 +121,7 @@ def write_side_tables(plan: BuildPlan) -> list[str]:
     tables = [store.read_table(path, entry) for path, entry in plan.item_day_files]
     counts = pl.concat(tables) if tables else pl.DataFrame(schema=store.ITEM_DAY_SCHEMA)
     if plan.as_of_us is not None:
-        counts = counts.filter(pl.col("known_day") <= _day_of(plan.as_of_us))
+        counts = counts.filter(pl.col("known_day") < _day_of(plan.as_of_us + 1))
     first, last = plan.days
     snapshots = item.snapshots(counts, first, last)
     train_end = plan.within.borders.train_end_day
@@ -161,10 +163,16 @@ def _read_side(plan: BuildPlan, name: str) -> pl.DataFrame:
 
 
 _loaded: dict[str, SideTables] = {}
+_loading = threading.Lock()
 
 
 def load_side_tables(plan: BuildPlan) -> SideTables:
     """Once a worker process and build."""
+    with _loading:
+        return _load_side_tables(plan)
+
+
+def _load_side_tables(plan: BuildPlan) -> SideTables:
     if plan.side_root not in _loaded:
         _loaded.clear()
         pools = ItemPools(_read_side(plan, "item_pools")) if plan.spec.pool_days else None
@@ -354,8 +362,9 @@ class BuildGate:
             if entry.role in SPLITS:
                 key = (entry.format, entry.role)
                 written[key] = written.get(key, 0) + entry.rows
-        for (form, split), found in sorted(written.items()):
-            made = counts["splits"][split]
+        forms = {form for form, _ in written} or {"parquet"}
+        for form, split in itertools.product(sorted(forms), SPLITS):
+            found, made = written.get((form, split), 0), counts["splits"][split]
             if found != made:
                 problems.append(
                     f"conservation: {made} rows of {split} were made, but {found} written as {form}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 import json
 from typing import Any
 
@@ -109,6 +110,10 @@ class FinishDataset:
             serving,
             planned.quarantine_share,
         )
+
+    def digest(self) -> str:
+        """Of what the gates compare with: other schemas and serving logs are another version."""
+        return hashlib.sha256(self.schema.encode() + b"\0" + self.serving).hexdigest()
 
     def __call__(
         self, draft: Draft, counts: Counts, entries: list[FileEntry], summaries: list[bytes]

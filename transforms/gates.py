@@ -273,16 +273,20 @@ def judge(
       quarantine_share: of the store's partitions that were read.
     """
     findings = list(_quarantine(spec, quarantine_share))
-    train = now.statistics.get("train")
-    if train is None:
+    described = next(iter(now.statistics.values()), None)  # train, if it has rows
+    if described is None:
         findings += _rows_fall(spec, now, before)
         return Verdict(schema_pb2.Schema(), findings, {})
-    schema, new = applied_schema(curated, train, columns)
+    schema, new = applied_schema(curated, described, columns)
     findings += new
     for split, statistics in now.statistics.items():
         findings += _schema_findings(schema, statistics, split)
-    comparable = before if _is_comparable(now, before) else None
     drift: dict[str, float] = {}
+    train = now.statistics.get("train")
+    if train is None:
+        findings += _rows_fall(spec, now, before)
+        return Verdict(schema, findings, drift)
+    comparable = before if _is_comparable(now, before) else None
     if serving is not None:
         skew = _distances("skew", schema, columns, train, serving)
         if spec.skew is not None:

@@ -206,9 +206,8 @@ def plan_build(request: Request) -> Planned:
         "watermark_us": watermark_us,
         "splits": {
             name: [max(first, request.first_us), min(end - borders.gap_us, request.end_us)]
-            if end < request.end_us
-            else [max(first, request.first_us), request.end_us]
             for name, first, end in borders.periods
+            if first < request.end_us and end > request.first_us
         },
         "left_context_missing_days": back,
         "catalog": None if request.catalog is None else storage.checksum(request.catalog),
@@ -231,7 +230,7 @@ def _input_of(partition: Partition) -> InputVersionEntry:
 
 def _was_there(partition: Partition, as_of_us: int | None) -> bool:
     """Whether a partition may hold something that was received by the instant."""
-    return as_of_us is None or not partition.is_daily or day_start_us(partition.day) <= as_of_us
+    return as_of_us is None or day_start_us(partition.day) <= as_of_us
 
 
 def _may_hold(partition: Partition, first_us: int, end_us: int, lateness_us: int) -> bool:
@@ -389,7 +388,7 @@ def _vocabulary(
             f"--vocabulary: {request.vocabulary}: a dataset of kind sequences was expected, for "
             "others have no vocabulary"
         )
-    until_us, border_us = found.config["splits"]["train"][1], borders.train_end_us
+    until_us, border_us = found.config["splits"].get("train", [0, 0])[1], borders.train_end_us
     if until_us > min(border_us, request.end_us):
         hours = (until_us - border_us) / HOUR_US
         raise UsageError(

@@ -139,6 +139,11 @@ class _CommitFn(beam.DoFn):
         summaries: list[bytes],
     ) -> Iterable[str]:
         draft = self._draft
+        done = manifest.load(draft.root, draft.version)
+        if done is not None and done.run.attempt == draft.attempt:
+            # This step committed and was then run again: its files are not to be touched.
+            manifest.set_current(draft.root, done)
+            return [done.version]
         check_file_errors(file_errors, len(draft.inputs))
         entries = sorted(
             (FileEntry.model_validate_json(text) for text in files), key=lambda entry: entry.path

@@ -348,7 +348,8 @@ class SequencesSpec(DatasetSpec):
 
     @property
     def left_context_us(self) -> int:
-        return max(super().left_context_us, self.history_days * DAY_US + self.sessions.rule.cap_us)
+        history_us = self.history_days * DAY_US + self.sessions.rule.cap_us
+        return max(super().left_context_us, history_us + BURST_CONTEXT_US)
 
 
 class SessionsSpec(DatasetSpec):

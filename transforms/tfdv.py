@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import pathlib
-import sys
 from typing import Any, TypeAlias
 
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
@@ -40,7 +39,6 @@ def _extension() -> Any:
     try:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        sys.modules[_MODULE] = module  # a C++ module cannot be loaded twice
     except ImportError as error:
         raise UsageError(f"{path}: cannot be loaded, reinstall {_PACKAGE}: {error}") from None
     return module.validation

@@ -116,7 +116,9 @@ class SortedGroups:
             ticks = np.clip(instant_us - self._low_us, 0, self._span - 1)
         else:
             ticks = np.searchsorted(self._distinct_us, instant_us, side="left")
-        return np.searchsorted(self._key, group * self._span + ticks, side="left")
+        # Groups above the last one have no events; their product could leave 64 bits.
+        inside = np.minimum(group, int(self._key[-1]) // self._span + 1)
+        return np.searchsorted(self._key, inside * self._span + ticks, side="left")
 
 
 def prefix_sums(values: npt.NDArray[Any]) -> IntArray:

@@ -66,7 +66,7 @@ def build(listening: Listening, spec: RetrievalSpec, within: BuildRange, side: S
         surface = listening.events["surface"].is_in(list(spec.surfaces)).fill_null(value=False)
         wanted &= surface.to_numpy()
     closes_us = listening.time_us + spec.label_reach_us
-    chosen = rows.choose(listening, wanted, closes_us, spec, within)
+    chosen = rows.choose(listening, wanted, closes_us, spec, within, holds_until_us=closes_us)
     context = FeatureContext.at(listening, chosen.rows, spec.history_length, side.item_snapshots)
     assert side.pools is not None
     drawn = negatives.draw(
