@@ -24,7 +24,6 @@ import dataclasses
 import io
 import json
 import pathlib
-import resource
 import shutil
 import sys
 import time
@@ -81,7 +80,7 @@ def run(planned: Planned) -> dict[str, Any]:
 
 
 def build_once(args: argparse.Namespace) -> dict[str, Any]:
-    return run(plan(args, args.out))
+    return {**run(plan(args, args.out)), "peak_mib": _memory_mib("VmHWM")}
 
 
 def build_by_bucket(args: argparse.Namespace) -> dict[str, Any]:
@@ -89,19 +88,22 @@ def build_by_bucket(args: argparse.Namespace) -> dict[str, Any]:
     output = build_plan.spec.output.model_copy(update={"shards": bucket_count})
     spec = build_plan.spec.model_copy(update={"output": output})
     build_plan = dataclasses.replace(build_plan, spec=spec, threads=1)
-    before = _peak_mib()
+    before = _memory_mib("VmRSS")
     result = run((draft, build_plan, finish, bucket_count))
     in_bucket = [sum(f.entry.rows for f in files) for files in build_plan.event_files.values()]
     return {
         **result,
         "buckets": bucket_count,
         "largest_bucket": max(in_bucket),
-        "added_mib": _peak_mib() - before,
+        "added_mib": _memory_mib("VmHWM") - before,
     }
 
 
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _memory_mib(name: str) -> float:
+    """VmRSS (now) or VmHWM (the most) of this process. What getrusage calls the largest counts the
+    process that started this one."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return next(int(x.split()[1]) / 1024 for x in status.splitlines() if x.startswith(name))
 
 
 def compare_summaries(args: argparse.Namespace) -> dict[str, Any]:

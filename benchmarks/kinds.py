@@ -46,7 +46,7 @@ def make_store(folder: pathlib.Path, data: run.Data, buckets: int) -> pathlib.Pa
 
 
 def perform(task: str, kind: str, store: pathlib.Path, out: pathlib.Path, runs: int) -> Any:
-    """What a task reports, and `peak_mib` of its process.
+    """What a task reports.
 
     Raises:
       ContenderError: if it fails.
@@ -56,18 +56,10 @@ def perform(task: str, kind: str, store: pathlib.Path, out: pathlib.Path, runs: 
         "--spec", kind, "--out", str(out), "--start-date", run.START.isoformat(),
         "--end-date", LAST.isoformat(), "--runs", str(runs),
     ]  # fmt: skip
-    log = out.with_name("kind_tasks.log")
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            command, cwd=run.REPOSITORY, stdout=subprocess.PIPE, stderr=stream, text=True
-        )
-        assert process.stdout is not None
-        printed = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise run.ContenderError(f"{task} of {kind} failed: {log.read_text()[-2000:]}")
-    return {**json.loads(printed.splitlines()[-1]), "peak_mib": usage.ru_maxrss / 1024}
+    done = subprocess.run(command, cwd=run.REPOSITORY, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise run.ContenderError(f"{task} of {kind} failed: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def spread(values: list[float], form: str) -> str:

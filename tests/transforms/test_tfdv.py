@@ -122,6 +122,8 @@ def test_a_package_without_its_module_is_answered_in_one_line(
     package.mkdir()
     (package / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
+    # Another test may have imported the real one, which would be found instead.
+    monkeypatch.delitem(sys.modules, package.name, raising=False)
     with pytest.raises(UsageError, match=rf"^{package}/pywrap/.*cannot be loaded") as caught:
         tfdv.check_installed()
     assert "\n" not in str(caught.value)
