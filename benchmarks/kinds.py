@@ -125,13 +125,13 @@ def formats(store: pathlib.Path, out: pathlib.Path, runs: int) -> list[list[str]
     return lines
 
 
-def buckets(whole: list[pathlib.Path], quarter: pathlib.Path, out: pathlib.Path) -> list[list[str]]:
+def buckets(stores: list[pathlib.Path], out: pathlib.Path) -> list[list[str]]:
     """Memory of a build that holds one bucket at a time, over what was there before."""
     lines = [
         ["kind", "events", "buckets", "events of the largest", "added MiB", "bytes an event of it"]
     ]
     for kind in KINDS:
-        for store in (*whole, quarter):
+        for store in stores:
             told = perform("bucket", kind, store, out, 1)
             each = told["added_mib"] * (1 << 20) / told["largest_bucket"]
             lines.append(
@@ -191,13 +191,13 @@ def main(argv: list[str] | None = None) -> int:
     inputs = [run.make_data(workdir / f"data-{n}", n) for n in (args.events, args.events // 4)]
     (data, quarter), out = inputs, workdir / "out-kinds"
     folders = [workdir / f"stores-{n}" for n in (args.events, args.events // 4)]
-    store, narrow = (make_store(folders[0], data, n) for n in (BUCKETS, 2 * BUCKETS))
+    store, *others = (make_store(folders[0], data, n) for n in (BUCKETS, 2 * BUCKETS, BUCKETS // 4))
     small = make_store(folders[1], quarter, BUCKETS // 4)
     measures: dict[str, Callable[[], list[list[str]]]] = {
         "Builds": lambda: builds(store, out, runs),
         "What statistics, gates and pages add": lambda: summaries(store, out, runs),
         "TFRecord against Parquet": lambda: formats(store, out, runs),
-        "Memory": lambda: buckets([store, narrow], small, out),
+        "Memory": lambda: buckets([store, *others, small], out),
     }
     sections: dict[str, list[list[str]]] = {}
     try:
