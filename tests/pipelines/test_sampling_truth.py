@@ -324,7 +324,7 @@ def test_log_q_correction_recovers_the_true_ranking(made: Made) -> None:
     assert found[False] < 0.6
 
 
-# --- exposure -----------------------------------------------------------------------------------------
+# --- exposure --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
