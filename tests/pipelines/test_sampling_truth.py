@@ -104,7 +104,7 @@ def us(times: pl.Series) -> np.ndarray:
     return times.dt.epoch("us").to_numpy()
 
 
-# --- what each row's negatives could have been -----------------------------------------------------
+# --- what each row's negatives could have been ----------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +267,7 @@ def test_negatives_of_the_session_are_any_of_its_candidates(made: Made, kind: st
         assert ((np.bincount(ranks, minlength=width) - expected) ** 2 / expected).sum() < 20
 
 
-# --- training on them ------------------------------------------------------------------------------
+# --- training on them -----------------------------------------------------------------------------
 
 
 def trained_biases(rows: pl.DataFrame, is_corrected: bool, steps: int = 400) -> dict[str, float]:
@@ -324,7 +324,7 @@ def test_log_q_correction_recovers_the_true_ranking(made: Made) -> None:
     assert found[False] < 0.6
 
 
-# --- exposure --------------------------------------------------------------------------------------
+# --- exposure -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
