@@ -304,15 +304,15 @@ def test_log_q_correction_recovers_the_true_ranking(made: Made) -> None:
         (pl.col("neg_track_ids").list.len() == 10) & pl.col("positive_log_q").is_not_null()
     )
     assert rows.height > 20_000
-    truth = dict(
-        zip(made.world.track_ids, zip(made.world.genre, made.world.popularity), strict=True)
-    )  # fmt: skip
+    world = made.world
+    named = zip(world.track_ids, world.genre, world.popularity, strict=True)
+    truth = {track: (genre, popularity) for track, genre, popularity in named}
     often = rows["track_id"].value_counts().filter(pl.col("count") >= 30)["track_id"].to_list()
     found = {}
     for is_corrected in (True, False):
         bias = trained_biases(rows, is_corrected)
         within = []
-        for genre in range(made.world.config.genres):
+        for genre in range(world.config.genres):
             of_genre = [track for track in often if truth[track][0] == genre]
             if len(of_genre) >= 8:
                 learned = np.array([bias[track] for track in of_genre])
