@@ -118,6 +118,7 @@ _COUNTS = {
     "immature": "rows withheld: their label window was not over",
     "too_short": "rows withheld: too few plays",
     "targets": "plays that are targets",
+    "targets_too_short": "plays withheld: only in rows of too few plays",
     "examples": "rows made",
     "without_session": "of them without a session: past its cap, or stamped at sync time",
     "reward_unknown": "of them without a reward: one of its labels is unknown",

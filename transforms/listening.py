@@ -127,6 +127,12 @@ class Listening:
         return self.of_type("impression")
 
     @functools.cached_property
+    def played_out_us(self) -> IntArray:
+        """When each play was over, however long it was; event_time for other events."""
+        played_us = timeline.filled(self.events["played_ms"], 0) * 1000
+        return self.time_us + np.where(self.is_play, played_us, 0)
+
+    @functools.cached_property
     def is_stream(self) -> BoolArray:
         """Plays of at least 30 s; unknown counts as no."""
         streamed = (self.events["played_ms"] >= labels.STREAM_MS).fill_null(value=False)
