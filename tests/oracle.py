@@ -549,6 +549,21 @@ def reward(values, rules):
 # Features
 
 
+def is_timed(play):
+    return play["played_ms"] is not None
+
+
+def tells_skips(play):
+    return is_timed(play) or play["source_skip_level"] is not None
+
+
+def if_told(plays, tells, is_one):
+    """How many plays are one; None if there are plays and none of them can tell."""
+    if plays and not any(tells(play) for play in plays):
+        return None
+    return sum(is_one(play) is True for play in plays)
+
+
 def item_counts(track_id, day, events):
     """Plays, streams, impressions of a track on the 7 days before a day, received before it."""
     seen = [
@@ -561,7 +576,7 @@ def item_counts(track_id, day, events):
     plays = [event for event in seen if event["event_type"] == "play"]
     return {
         "item_plays_7d": len(plays),
-        "item_streams_7d": sum(is_streamed(play) is True for play in plays),
+        "item_streams_7d": if_told(plays, is_timed, is_streamed),
         "item_impressions_7d": sum(event["event_type"] == "impression" for event in seen),
     }
 
@@ -588,9 +603,13 @@ def features(row, world):
         "history_ms_ago": [delay_ms(row, event) for event in latest],
         "user_plays_7d": len(plays),
         "user_impressions_7d": len(shown),
-        "user_likes_7d": sum(event["event_type"] == "like" for event in week),
-        "user_streams_7d": sum(is_streamed(event) is True for event in ended),
-        "user_skips_7d": sum(is_skip(event, rules) for event in ended),
+        "user_likes_7d": (
+            sum(event["event_type"] == "like" for event in week)
+            if any(event["source"] in world.within.like_sources for event in [*week, row])
+            else None
+        ),
+        "user_streams_7d": if_told(ended, is_timed, is_streamed),
+        "user_skips_7d": if_told(ended, tells_skips, lambda play: is_skip(play, rules)),
         "user_track_plays_7d": len(of_track),
         "user_track_ms_since_play": delay_ms(row, of_track[-1]) if of_track else None,
         "user_track_impressions_7d": sum(event["track_id"] == row["track_id"] for event in shown),
@@ -616,8 +635,10 @@ def session_features(row, world):
         "session_age_ms": delay_ms(row, first),
         "session_plays": len(plays),
         "session_impressions": sum(event["event_type"] == "impression" for event in mine),
-        "session_skips": sum(
-            is_skip(event, world.rules) and end_of(event, world.rules.cap_us) < t for event in plays
+        "session_skips": if_told(
+            [play for play in plays if end_of(play, world.rules.cap_us) < t],
+            tells_skips,
+            lambda play: is_skip(play, world.rules),
         ),
         "session_ms_since_play": delay_ms(row, plays[-1]) if plays else None,
     }

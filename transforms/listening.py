@@ -139,6 +139,17 @@ class Listening:
         return streamed.to_numpy() & self.is_play
 
     @functools.cached_property
+    def tells_stream(self) -> BoolArray:
+        """Plays whose played time is known."""
+        return self.events["played_ms"].is_not_null().to_numpy() & self.is_play
+
+    @functools.cached_property
+    def tells_skip(self) -> BoolArray:
+        """Plays whose played time or skip level is known."""
+        level = self.events["source_skip_level"].is_not_null().to_numpy()
+        return self.tells_stream | (level & self.is_play)
+
+    @functools.cached_property
     def is_skip(self) -> BoolArray:
         """Plays skipped at level 2; unknown counts as no."""
         skipped = labels.skips(self.play_rule)["skip_2"].fill_null(value=False)

@@ -42,6 +42,7 @@ ITEM_DAY_SCHEMA: dict[str, pl.DataType] = {
     "known_day": pl.Date(),
     "plays": pl.Int64(),
     "streams": pl.Int64(),  # plays of at least 30 s
+    "timed_plays": pl.Int64(),  # plays whose played time is known
     "impressions": pl.Int64(),
     "likes": pl.Int64(),
 }
@@ -304,6 +305,7 @@ def item_day_counts(table: pl.DataFrame) -> pl.DataFrame:
             .sum()
             .cast(pl.Int64)
             .alias("streams"),
+            (play & pl.col("played_ms").is_not_null()).sum().cast(pl.Int64).alias("timed_plays"),
             (kind == "impression").sum().cast(pl.Int64).alias("impressions"),
             (kind == "like").sum().cast(pl.Int64).alias("likes"),
         )

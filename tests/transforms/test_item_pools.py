@@ -28,7 +28,9 @@ def midnight(number):
 
 def item_days(rows):
     """A table of (track, event day, known day, plays), days as numbers."""
-    full = [(track, day(event), day(known), plays, 0, 1, 0) for track, event, known, plays in rows]
+    full = [
+        (track, day(event), day(known), plays, 0, 0, 1, 0) for track, event, known, plays in rows
+    ]
     return pl.DataFrame(full, schema=ITEM_DAY_SCHEMA, orient="row")
 
 

@@ -77,7 +77,9 @@ def build(listening: Listening, spec: RetrievalSpec, within: BuildRange, side: S
     decided_us = listening.time_us + spec.labels.horizon_us + _DECIDED_MS[spec.positive] * 1000
     known_us = np.maximum(listening.played_out_us, decided_us)
     chosen = rows.choose(listening, wanted, closes_us, known_us, spec, within)
-    context = FeatureContext.at(listening, chosen.rows, spec.history_length, side.item_snapshots)
+    context = FeatureContext.at(
+        listening, chosen.rows, spec.history_length, side.item_snapshots, within.like_sources
+    )
     assert side.pools is not None
     drawn = negatives.draw(
         _asked(context),
@@ -108,7 +110,9 @@ def _positives(
     """Plays whose `positive` label is true, in the whole table; unknown counts as no."""
     plays = listening.plays.rows
     positive = np.zeros(listening.events.height, dtype=bool)
-    context = FeatureContext.at(listening, plays, spec.history_length, side.item_snapshots)
+    context = FeatureContext.at(
+        listening, plays, spec.history_length, side.item_snapshots, within.like_sources
+    )
     whole = np.zeros(len(plays), dtype=bool)
     labelled = rows.label_table(context, outcome, whole, spec, within)
     positive[plays] = labelled[f"label_{spec.positive}"].fill_null(value=False).to_numpy()

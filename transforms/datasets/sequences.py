@@ -187,7 +187,9 @@ class _Steps:
     ) -> None:
         self._spec, self._within, self._side = spec, within, side
         plays = listening.plays.rows
-        context = FeatureContext.at(listening, plays, spec.history_length, side.item_snapshots)
+        context = FeatureContext.at(
+            listening, plays, spec.history_length, side.item_snapshots, within.like_sources
+        )
         horizon_us = spec.labels.horizon_us
         outcome = rows.outcomes(listening, spec.attribution.windows)
         censored = np.zeros(listening.events.height, dtype=bool)
@@ -203,7 +205,11 @@ class _Steps:
         if len(self._cut):
             border_us = within.borders.behind_us(chosen.split[chosen.censored])
             of_cut = FeatureContext.at(
-                listening, plays[self._cut], spec.history_length, side.item_snapshots
+                listening,
+                plays[self._cut],
+                spec.history_length,
+                side.item_snapshots,
+                within.like_sources,
             )
             known = self._inputs(of_cut, np.minimum(until_us[self._cut], border_us))
             again = self._table[self._cut].with_columns(known)

@@ -159,12 +159,16 @@ class _Sessions:
         """`schema` rows of some sessions."""
         listening = self._listening
         first = self.first[at]
-        context = FeatureContext.at(listening, first, spec.history_length, side.item_snapshots)
+        context = FeatureContext.at(
+            listening, first, spec.history_length, side.item_snapshots, within.like_sources
+        )
         flat, _ = timeline.flat_ranges(self._begins[at], self._begins[at + 1])
         played = self._events[flat]
         played = played[listening.is_play[played]]
         offsets = np.concatenate(([0], np.cumsum(self.plays[at])))
-        of_play = FeatureContext.at(listening, played, spec.history_length, side.item_snapshots)
+        of_play = FeatureContext.at(
+            listening, played, spec.history_length, side.item_snapshots, within.like_sources
+        )
         censored = np.zeros(len(played), dtype=bool)
         outcome = rows.outcomes(listening, spec.attribution.windows)
         labelled = rows.label_table(of_play, outcome, censored, spec, within)
