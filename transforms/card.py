@@ -125,6 +125,7 @@ _COUNTS = {
 }
 _COUNT_GROUPS = {
     "split_dropped": "rows in no split: ",
+    "targets_unknown_track": "targets of tracks outside the vocabulary: ",
     "negatives": "negatives: ",
     "negatives_unfilled": "negatives that were not found: ",
 }

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests import built, oracle, strategies
 from tests.built import build, examples
 from transforms.datasets import sequences
+from transforms.splits import SPLITS
 
 SPECS = strategies.SPECS["sequences"]
 OF_DAYS = [fields for fields in SPECS if fields.get("period") == "day"]
@@ -71,6 +72,13 @@ def test_every_target_is_one_of_one_row(log):
     assert len({row["window_id"] for row in rows}) == len(rows)
     assert all(row["is_target"][-1] for row in rows)
     assert len(targets) == counts["targets"] == counts["labelled"]
+    unknown = Counter(
+        row["split"]
+        for row in rows
+        for index, is_target in zip(row["item_index"], row["is_target"], strict=True)
+        if is_target and index == 1
+    )
+    assert counts["targets_unknown_track"] == {name: unknown[name] for name in SPLITS}
     for name, bit in sequences.BITS.items():
         masks, known = (
             [

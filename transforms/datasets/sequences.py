@@ -151,6 +151,10 @@ def build(listening: Listening, spec: SequencesSpec, within: BuildRange, side: S
         tables[name] = made.table
         short += made.too_short
         published.append(made.targets)
+    unknown = {
+        name: steps.unknown_tracks(targets)
+        for name, targets in zip(SPLITS, published[1:], strict=True)
+    }
     targets = np.concatenate(published)
     counts: Counts = {
         **chosen.counts,
@@ -158,6 +162,7 @@ def build(listening: Listening, spec: SequencesSpec, within: BuildRange, side: S
         "examples": sum(table.height for table in tables.values()),
         "too_short": short,
         "targets_too_short": len(chosen.rows) - len(targets),
+        "targets_unknown_track": unknown,
         **rows.session_counts(listening, targets),
         **steps.label_counts(targets),
     }
@@ -219,6 +224,11 @@ class _Steps:
         """`rows.label_counts` of some plays."""
         at = np.searchsorted(self._plays, np.sort(targets))
         return rows.label_counts(self._labelled[at])
+
+    def unknown_tracks(self, targets: IntArray) -> int:
+        """How many of some plays are of tracks outside the vocabulary."""
+        at = np.searchsorted(self._plays, targets)
+        return int((self._table["item_index"].gather(at) == vocabulary.UNKNOWN).sum())
 
     def _inputs(self, context: FeatureContext, until_us: IntArray) -> pl.DataFrame:
         """`played_ratios` and `action_masks` of the context's plays, as known at an instant of

@@ -188,5 +188,13 @@ def _stages(given: ReportInput) -> list[tuple[str, list[_Line]]]:
     ]
     if given.kind == "sequences":
         windows = [_Line("windows that are too short", too_short, "loss"), *rows]
-        return [("Events", [*events, _Line("Targets", kept, "main")]), ("Windows", windows)]
+        unknown = counts.get("targets_unknown_track", {})
+        targets = [
+            _Line("Targets", kept, "main"),
+            *(
+                _Line(f"of tracks outside the vocabulary, in {split}", number, "part")
+                for split, number in unknown.items()
+            ),
+        ]
+        return [("Events", [*events, *targets]), ("Windows", windows)]
     return [("Events", [*events, *rows])]
