@@ -34,8 +34,8 @@ DEFAULT_BUCKETS = 32
 STORE_FILE = "store.json"
 
 # Counts of a track by the day it was played and the day the server knew. Near duplicates do not
-# count. A snapshot "as known at midnight before day D" is the sum over known_day < D. An event that
-# arrived again in a later partition counts in both: the counts are approximate by that much.
+# count. A snapshot "as known at midnight before day D" is the sum over known_day < D. An event
+# counts once in each partition that it arrived in (docs/datasets.md, "Two clocks").
 ITEM_DAY_SCHEMA: dict[str, pl.DataType] = {
     "track_id": pl.String(),
     "event_day": pl.Date(),

@@ -83,8 +83,8 @@ def cold_items(keys: pl.DataFrame, item_snapshots: pl.DataFrame) -> pl.Series:
         "item_streams_7d",
         pl.Int64(),
         "item",
-        "Plays of at least 30 s by anyone in the 7 days before this day, as known at midnight; null "
-        "if there were plays and the played time of none is known.",
+        "Plays of at least 30 s by anyone in the 7 days before this day, as known at midnight; "
+        "null if there were plays and the played time of none is known.",
         nullable=True,
     ),
     Feature(
