@@ -549,6 +549,21 @@ def reward(values, rules):
 # Features
 
 
+def is_timed(play):
+    return play["played_ms"] is not None
+
+
+def tells_skips(play):
+    return is_timed(play) or play["source_skip_level"] is not None
+
+
+def if_told(plays, tells, is_one):
+    """How many plays are one; None if there are plays and none of them can tell."""
+    if plays and not any(tells(play) for play in plays):
+        return None
+    return sum(is_one(play) is True for play in plays)
+
+
 def item_counts(track_id, day, events):
     """Plays, streams, impressions of a track on the 7 days before a day, received before it."""
     seen = [
@@ -561,7 +576,7 @@ def item_counts(track_id, day, events):
     plays = [event for event in seen if event["event_type"] == "play"]
     return {
         "item_plays_7d": len(plays),
-        "item_streams_7d": sum(is_streamed(play) is True for play in plays),
+        "item_streams_7d": if_told(plays, is_timed, is_streamed),
         "item_impressions_7d": sum(event["event_type"] == "impression" for event in seen),
     }
 
@@ -588,9 +603,13 @@ def features(row, world):
         "history_ms_ago": [delay_ms(row, event) for event in latest],
         "user_plays_7d": len(plays),
         "user_impressions_7d": len(shown),
-        "user_likes_7d": sum(event["event_type"] == "like" for event in week),
-        "user_streams_7d": sum(is_streamed(event) is True for event in ended),
-        "user_skips_7d": sum(is_skip(event, rules) for event in ended),
+        "user_likes_7d": (
+            sum(event["event_type"] == "like" for event in week)
+            if any(event["source"] in world.within.like_sources for event in [*week, row])
+            else None
+        ),
+        "user_streams_7d": if_told(ended, is_timed, is_streamed),
+        "user_skips_7d": if_told(ended, tells_skips, lambda play: is_skip(play, rules)),
         "user_track_plays_7d": len(of_track),
         "user_track_ms_since_play": delay_ms(row, of_track[-1]) if of_track else None,
         "user_track_impressions_7d": sum(event["track_id"] == row["track_id"] for event in shown),
@@ -616,8 +635,10 @@ def session_features(row, world):
         "session_age_ms": delay_ms(row, first),
         "session_plays": len(plays),
         "session_impressions": sum(event["event_type"] == "impression" for event in mine),
-        "session_skips": sum(
-            is_skip(event, world.rules) and end_of(event, world.rules.cap_us) < t for event in plays
+        "session_skips": if_told(
+            [play for play in plays if end_of(play, world.rules.cap_us) < t],
+            tells_skips,
+            lambda play: is_skip(play, world.rules),
         ),
         "session_ms_since_play": delay_ms(row, plays[-1]) if plays else None,
     }
@@ -639,13 +660,18 @@ def borders_of(world):
     return found
 
 
-def split_of(row, start_us, closes_us, world, arm_until_us=None):
+def border_behind_us(split, world):
+    """The border behind a split; infinite if there is none."""
+    return next(border_us for name, _, _, border_us in borders_of(world) if name == split)
+
+
+def split_of(row, start_us, closes_us, known_us, world):
     """(split, censored), or (None, why it is dropped), of a row.
 
-    Its session starts at `start_us`, its labels are known at `closes_us`. Events of a held-out arm
-    count until the end of the horizon, if nothing else is said.
+    Its session starts at `start_us`, its label window ends at `closes_us`, and what its labels
+    judge is known at `known_us`. Events of a held-out arm count until the window ends, or the
+    border if that is earlier.
     """
-    arm_until_us = arm_until_us or row["event_time"] + world.rules.horizon_us
     for name, first_us, end_us, border_us in borders_of(world):
         if not first_us <= start_us < border_us:
             continue
@@ -655,9 +681,9 @@ def split_of(row, start_us, closes_us, world, arm_until_us=None):
             return None, "behind the end"
         if name == "train" and row["user_id"] in world.rules.held_out_users:
             return None, "held-out user"
-        if name == "train" and is_near_held_out_arm(row, arm_until_us, world):
+        if name == "train" and is_near_held_out_arm(row, min(closes_us, border_us), world):
             return None, "held-out arm"
-        is_open = closes_us > border_us
+        is_open = max(closes_us, known_us) > border_us
         if is_open and not world.rules.censor:
             return None, "open labels"
         return name, is_open
@@ -694,8 +720,19 @@ def cold_flags(row, world):
     return {"is_cold_user": not plays, "is_cold_item": counts["item_plays_7d"] == 0}
 
 
-def chosen(candidates, reach_us, world):
+def over_us(event):
+    """When a play was over, however long it was; any other event is over at once."""
+    is_play = event["event_type"] == "play" and event["played_ms"] is not None
+    return event["event_time"] + (event["played_ms"] * 1000 if is_play else 0)
+
+
+def chosen(candidates, reach_us, world, known_us=over_us):
     """Mature rows of the range with their split, and counts of what is left out.
+
+    Args:
+      candidates: events that may be rows.
+      reach_us: length of the label window.
+      known_us: when what the labels of a row judge is known.
 
     Returns:
       (event, split, censored) by user and time, and the counts.
@@ -710,7 +747,7 @@ def chosen(candidates, reach_us, world):
             continue
         first = session_start(event, world)
         start_us = t if first is None else first["event_time"]
-        split, what = split_of(event, start_us, t + reach_us, world)
+        split, what = split_of(event, start_us, t + reach_us, known_us(event), world)
         if split is None:
             counts["dropped"] += 1
             continue
@@ -734,7 +771,12 @@ def ranking_rows(world):
         == ("play" if event["source"] in within.play_sources else "impression")
         and (surfaces is None or event["surface"] in surfaces)
     ]
-    kept, counts = chosen(examples, world.rules.horizon_us, world)
+
+    def known_us(event):
+        shown = event["event_type"] == "impression"
+        return over_us((outcome_of(event, world.events, world.rules) or event) if shown else event)
+
+    kept, counts = chosen(examples, world.rules.horizon_us, world, known_us)
     return [event_row(event, split, censored, world) for event, split, censored in kept], counts
 
 
@@ -762,7 +804,14 @@ def retrieval_rows(world):
     """Rows without their negatives, and counts of what is left out."""
     surfaces = world.rules.surfaces
     examples = [play for play in world.positives if surfaces is None or play["surface"] in surfaces]
-    kept, counts = chosen(examples, reach_of_positive_us(world), world)
+    # A play of the last instant of the horizon is a positive or not this much later.
+    seconds = {"streamed_30s": 30, "scrobble": 240}.get(world.rules.positive, 0)
+
+    def known_us(play):
+        horizon_ends_us = play["event_time"] + world.rules.horizon_us
+        return max(over_us(play), horizon_ends_us + seconds * SECOND_US)
+
+    kept, counts = chosen(examples, reach_of_positive_us(world), world, known_us)
     families = ("context", "user", "session", "history")
     return [event_row(*found, world, families) for found in kept], counts
 
@@ -942,9 +991,16 @@ def sequence_rows(world):
             ]
             if len(window) < rules.min_length:
                 counts["too_short"] += 1
+                counts["targets_too_short"] += len(chunk)
                 continue
             steps = [
-                step_of(usable[place], place in chunk, targets.get(key(usable[place])), world)
+                step_of(
+                    usable[place],
+                    place in chunk,
+                    targets.get(key(usable[place])),
+                    border_behind_us(split, world),
+                    world,
+                )
                 for place in window
             ]
             rows.append(
@@ -958,10 +1014,10 @@ def sequence_rows(world):
     return sorted(rows, key=lambda row: (row["user_id"], row["end_time"], row["event_ids"])), counts
 
 
-def step_of(play, is_target, censored, world):
+def step_of(play, is_target, censored, border_us, world):
     """What a row says of one of its plays; labels of its targets alone."""
     found = labels(play, world, censored) if is_target else dict.fromkeys(LABELS)
-    ratio, actions = input_of(play, world)
+    ratio, actions = input_of(play, border_us, world)
     return {
         "event_ids": play["event_id"],
         "track_ids": play["track_id"],
@@ -977,15 +1033,16 @@ def step_of(play, is_target, censored, world):
     }
 
 
-def input_of(play, world):
-    """(share played, mask of actions): what was known of a play when the next one started."""
+def input_of(play, border_us, world):
+    """(share played, mask of actions): what was known of a play when the next one started, or at
+    the border behind the row's split."""
     rules, t = world.rules, play["event_time"]
     later = [
         event
         for event in world.of_user(play["user_id"])
         if event["event_type"] == "play" and store_order(event) > store_order(play)
     ]
-    until_us = min([t + rules.horizon_us, *(event["event_time"] for event in later)])
+    until_us = min([t + rules.horizon_us, border_us, *(event["event_time"] for event in later)])
     so_far = dict(play)
     if play["played_ms"] is not None:
         so_far["played_ms"] = min(play["played_ms"], (until_us - t) // 1000)
@@ -1022,7 +1079,7 @@ def session_rows(world):
         if closes_us > world.within.watermark_us:
             counts["immature"] += 1
             continue
-        split, _ = split_of(first, start_us, closes_us, world, closes_us)
+        split, _ = split_of(first, start_us, closes_us, max(map(over_us, members)), world)
         if split is None:
             counts["dropped"] += 1
         else:

@@ -20,7 +20,8 @@ The music of a run is more than six times (LONG_US / NEAR_US) the time between i
 start.
 
 A play's flag depends on plays that start within BURST_CONTEXT_US of it and on nothing else, so a
-day's build with that context says the same as a build of a range.
+day's build with that context says the same as a build of a range. It is the one thing that a row
+may know of what comes after it, by that much.
 
 The argument holds for end stamps as well, if an adapter has those and derives starts from them.
 """

@@ -118,12 +118,14 @@ _COUNTS = {
     "immature": "rows withheld: their label window was not over",
     "too_short": "rows withheld: too few plays",
     "targets": "plays that are targets",
+    "targets_too_short": "plays withheld: only in rows of too few plays",
     "examples": "rows made",
     "without_session": "of them without a session: past its cap, or stamped at sync time",
     "reward_unknown": "of them without a reward: one of its labels is unknown",
 }
 _COUNT_GROUPS = {
     "split_dropped": "rows in no split: ",
+    "targets_unknown_track": "targets of tracks outside the vocabulary: ",
     "negatives": "negatives: ",
     "negatives_unfilled": "negatives that were not found: ",
 }

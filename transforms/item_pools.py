@@ -4,7 +4,8 @@ The pool of a UTC day D is what was known at its midnight, for all rows of D ali
 an item exists from its release on; without one, or if the catalog does not have it, from the
 midnight after it was first seen (for as long as that is within the window). Its count is the plays
 on the `window_days` days before D that were known before D, those of train's days only. So neither
-an item of the future nor a play of the future has a part in a draw.
+an item of the future nor a play of the future has a part in a draw. A play that arrived again on a
+later day counts once more from the midnight after: counts are made a partition at a time.
 
 Probabilities are integer weights over their sum. Sums of integers do not depend on their order, so
 that a probability, and what is left of the total when some items are excluded, is exact, and a day

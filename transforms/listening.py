@@ -127,10 +127,27 @@ class Listening:
         return self.of_type("impression")
 
     @functools.cached_property
+    def played_out_us(self) -> IntArray:
+        """When each play was over, however long it was; event_time for other events."""
+        played_us = timeline.filled(self.events["played_ms"], 0) * 1000
+        return self.time_us + np.where(self.is_play, played_us, 0)
+
+    @functools.cached_property
     def is_stream(self) -> BoolArray:
         """Plays of at least 30 s; unknown counts as no."""
         streamed = (self.events["played_ms"] >= labels.STREAM_MS).fill_null(value=False)
         return streamed.to_numpy() & self.is_play
+
+    @functools.cached_property
+    def tells_stream(self) -> BoolArray:
+        """Plays whose played time is known."""
+        return self.events["played_ms"].is_not_null().to_numpy() & self.is_play
+
+    @functools.cached_property
+    def tells_skip(self) -> BoolArray:
+        """Plays whose played time or skip level is known."""
+        level = self.events["source_skip_level"].is_not_null().to_numpy()
+        return self.tells_stream | (level & self.is_play)
 
     @functools.cached_property
     def is_skip(self) -> BoolArray:

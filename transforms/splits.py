@@ -7,8 +7,8 @@ With borders V (validation starts) and T (test starts), both midnights, and a ga
 * A row belongs to the split of its session's start, so that no session is in two splits. A row
   without a session goes by its own time.
 * A row of train or validation whose label window [t, t + horizon) ends behind the border that
-  follows is dropped (`label_window`), or kept as censored with its labels null, as the spec says:
-  no label of a split is decided by what happened in the next one.
+  follows, or whose play was over only then, is dropped (`label_window`), or kept as censored with
+  its labels null, as the spec says: no label of a split is decided by what happened in the next.
 * Rows in a gap are dropped (`gap`), and so are rows at or behind the end of their split whose
   session began in it (`session_straddles`).
 * Users of the holdout share (by a keyed hash) are never in train (`user_holdout`), nor is a user
@@ -37,8 +37,10 @@ SPLITS = ("train", "validation", "test")
 REASONS = ("gap", "session_straddles", "label_window", "user_holdout", "experiment_holdout")
 
 # A row is of a held-out arm if its user has an event of that arm less than this before it, or in
-# its label window. Also the window of the cold flags.
+# its label window as far as that is before the border. Also the window of the cold flags.
 MEMORY_US = 7 * DAY_US
+
+NO_BORDER_US = 1 << 62  # an instant behind all others
 
 _EPOCH = datetime.date(1970, 1, 1)
 
@@ -92,19 +94,32 @@ class Borders:
     @property
     def periods(self) -> list[tuple[str, int, int]]:
         """(split, first instant, border behind it) in order of time."""
-        ever = 1 << 62
         starts = [
             (name, start)
-            for name, start in zip(SPLITS, (-ever, self.validation_us, self.test_us), strict=True)
+            for name, start in zip(
+                SPLITS, (-NO_BORDER_US, self.validation_us, self.test_us), strict=True
+            )
             if start is not None
         ]
-        ends = [start for _, start in starts[1:]] + [ever]
+        ends = [start for _, start in starts[1:]] + [NO_BORDER_US]
         return [(name, start, end) for (name, start), end in zip(starts, ends, strict=True)]
+
+    @property
+    def train_border_us(self) -> int:
+        """The border behind train; far in the future if all is train."""
+        return self.periods[0][2]
 
     @property
     def train_end_us(self) -> int:
         """End of the train period, the gap left out; far in the future if all is train."""
-        return self.periods[0][2] - self.gap_us
+        return self.train_border_us - self.gap_us
+
+    def behind_us(self, split: IntArray) -> IntArray:
+        """The border behind each split, index in SPLITS; far in the future if there is none."""
+        border = np.full(len(SPLITS), NO_BORDER_US, dtype=np.int64)
+        for name, _, border_us in self.periods:
+            border[SPLITS.index(name)] = border_us
+        return border[split]
 
     @property
     def train_end_day(self) -> datetime.date:
@@ -187,7 +202,7 @@ def assign(
       borders: of the build.
       time_us: of each row.
       session_start_us: of its session; `time_us` where it has none.
-      closes_us: end of its label window, exclusive.
+      closes_us: from when on all its labels are known.
       held_out_user, held_out_arm: never in train.
       open_labels: "drop" or "censor".
     """

@@ -34,14 +34,15 @@ DEFAULT_BUCKETS = 32
 STORE_FILE = "store.json"
 
 # Counts of a track by the day it was played and the day the server knew. Near duplicates do not
-# count. A snapshot "as known at midnight before day D" is the sum over known_day < D. An event that
-# arrived again in a later partition counts in both: the counts are approximate by that much.
+# count. A snapshot "as known at midnight before day D" is the sum over known_day < D. An event
+# counts once in each partition that it arrived in (docs/datasets.md, "Two clocks").
 ITEM_DAY_SCHEMA: dict[str, pl.DataType] = {
     "track_id": pl.String(),
     "event_day": pl.Date(),
     "known_day": pl.Date(),
     "plays": pl.Int64(),
     "streams": pl.Int64(),  # plays of at least 30 s
+    "timed_plays": pl.Int64(),  # plays whose played time is known
     "impressions": pl.Int64(),
     "likes": pl.Int64(),
 }
@@ -304,6 +305,7 @@ def item_day_counts(table: pl.DataFrame) -> pl.DataFrame:
             .sum()
             .cast(pl.Int64)
             .alias("streams"),
+            (play & pl.col("played_ms").is_not_null()).sum().cast(pl.Int64).alias("timed_plays"),
             (kind == "impression").sum().cast(pl.Int64).alias("impressions"),
             (kind == "like").sum().cast(pl.Int64).alias("likes"),
         )

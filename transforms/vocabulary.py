@@ -2,9 +2,11 @@
 
     0 padding   1 unknown (a track outside the vocabulary)   2 mask   3 separator   4.. tracks
 
-Tracks are numbered by falling number of plays on the days that lie whole in train, then by id. The
-vocabulary is a file of the version; a later build takes it over with `--vocabulary`, so that the
-indices of a model that goes on training stay what they are.
+Tracks are numbered by falling number of plays on the days that lie whole in train, then by id.
+Plays are counted by whole days, so with a gap of half an hour before the border its last day does
+not count: its counts would hold what was played in the gap. The vocabulary is a file of the
+version; a later build takes it over with `--vocabulary`, so that the indices of a model that goes
+on training stay what they are.
 """
 
 from __future__ import annotations

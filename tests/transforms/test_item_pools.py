@@ -10,7 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import oracle, strategies
+from transforms import events, store, vocabulary
+from transforms.features.item import snapshots
 from transforms.item_pools import DayPool, ItemPools, Proposal, item_pools
+from transforms.listening import merge_partitions
 from transforms.store import ITEM_DAY_SCHEMA
 
 DAY0 = datetime.date(2026, 1, 5)
@@ -28,7 +32,9 @@ def midnight(number):
 
 def item_days(rows):
     """A table of (track, event day, known day, plays), days as numbers."""
-    full = [(track, day(event), day(known), plays, 0, 1, 0) for track, event, known, plays in rows]
+    full = [
+        (track, day(event), day(known), plays, 0, 0, 1, 0) for track, event, known, plays in rows
+    ]
     return pl.DataFrame(full, schema=ITEM_DAY_SCHEMA, orient="row")
 
 
@@ -122,6 +128,25 @@ def test_plays_of_evaluation_days_do_not_count_but_their_items_exist():
     rows = [("a", 0, 0, 3), ("a", 1, 1, 4), ("b", 1, 1, 9)]
     table = item_pools(item_days(rows), None, day(2), day(2), day(0), 7)
     assert pools_in(table) == {2: {"a": 3, "b": 0}}
+
+
+def test_a_play_that_arrives_again_counts_once_a_partition():
+    """Twice on its day, and once more on the day after: see docs/datasets.md, "Two clocks"."""
+    t = strategies.FIRST_US + oracle.DAY_US // 2
+    first = strategies.event(1, event_time=t, played_ms=40_000)
+    again = {**first, "received_time": t + oracle.DAY_US}
+    counts = pl.concat(
+        store.item_day_counts(events.drop_duplicates(strategies.to_table(part))[0])
+        for part in ([first, {**first, "received_time": t + 1}], [again])
+    )
+    table = item_pools(counts, None, day(1), day(2), None, 7)
+    assert pools_in(table) == {1: {"t1": 1}, 2: {"t1": 2}}
+    fitted = vocabulary.fit(counts, day(0), day(2), vocabulary.VocabularySpec())
+    assert fitted["plays"].to_list() == [2]
+    seen = snapshots(counts, day(1), day(2))
+    assert seen["item_plays_7d"].to_list() == seen["item_streams_7d"].to_list() == [1, 2]
+    merged, _ = merge_partitions([strategies.to_table(part) for part in ([first], [again])])
+    assert merged.height == 1
 
 
 def test_pools_can_be_mapped_from_a_file(tmp_path):

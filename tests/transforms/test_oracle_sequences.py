@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests import built, oracle, strategies
 from tests.built import build, examples
 from transforms.datasets import sequences
+from transforms.splits import SPLITS
 
 SPECS = strategies.SPECS["sequences"]
 OF_DAYS = [fields for fields in SPECS if fields.get("period") == "day"]
@@ -70,8 +71,26 @@ def test_every_target_is_one_of_one_row(log):
     assert set(targets.values()) <= {1}
     assert len({row["window_id"] for row in rows}) == len(rows)
     assert all(row["is_target"][-1] for row in rows)
-    if not counts["too_short"]:
-        assert len(targets) == counts["targets"]
+    assert len(targets) == counts["targets"] == counts["labelled"]
+    unknown = Counter(
+        row["split"]
+        for row in rows
+        for index, is_target in zip(row["item_index"], row["is_target"], strict=True)
+        if is_target and index == 1
+    )
+    assert counts["targets_unknown_track"] == {name: unknown[name] for name in SPLITS}
+    for name, bit in sequences.BITS.items():
+        masks, known = (
+            [
+                mask & bit
+                for row in rows
+                for mask, is_target in zip(row[column], row["is_target"], strict=True)
+                if is_target
+            ]
+            for column in ("label_masks", "label_known_masks")
+        )
+        said = {"unknown": known.count(0), "true": len(masks) - masks.count(0)}
+        assert counts["labels"][name] == said
 
 
 def unpacked(rows):

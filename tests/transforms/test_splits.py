@@ -156,7 +156,7 @@ def test_rows_go_where_the_oracle_says(borders, drawn, open_labels):
         row = strategies.event(event_time=t, user_id="user" if user else "u1")
         event = {**row, "experiment_id": "x" if arm else None, "variant": "a"}
         world = oracle.World([event], rules, within, [])
-        split, what = oracle.split_of(event, start, closes, world)
+        split, what = oracle.split_of(event, start, t + 1, closes, world)
         assert (split, what) == (name, censored) if name in SPLITS else split is None
 
 

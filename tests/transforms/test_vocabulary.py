@@ -21,7 +21,7 @@ def item_days(rows):
     return pl.DataFrame(
         [
             {"track_id": t, "event_day": e, "known_day": k, "plays": n, "streams": 0,
-             "impressions": 9, "likes": 0}
+             "timed_plays": 0, "impressions": 9, "likes": 0}
             for t, e, k, n in rows
         ],
         schema=store.ITEM_DAY_SCHEMA,

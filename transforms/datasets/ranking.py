@@ -33,9 +33,12 @@ def build(listening: Listening, spec: RankingSpec, within: BuildRange, side: Sid
     """The ranking rows that a bucket's users have in the range."""
     wanted = _examples(listening, spec, within)
     closes_us = listening.time_us + spec.labels.horizon_us
-    chosen = rows.choose(listening, wanted, closes_us, spec, within)
-    context = FeatureContext.at(listening, chosen.rows, spec.history_length, side.item_snapshots)
     outcome = rows.outcomes(listening, spec.attribution.windows)
+    known_us = rows.outcome_over_us(listening, outcome)
+    chosen = rows.choose(listening, wanted, closes_us, known_us, spec, within)
+    context = FeatureContext.at(
+        listening, chosen.rows, spec.history_length, side.item_snapshots, within.like_sources
+    )
     table = rows.event_rows(context, outcome, chosen, spec, within)
     counts = {
         **chosen.counts,

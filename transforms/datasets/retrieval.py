@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from schemas import forms
-from transforms import negatives
+from transforms import labels, negatives
 from transforms.datasets import rows
 from transforms.datasets.rows import BuildRange, Built, SideTables
 from transforms.features.context import FeatureContext
@@ -22,6 +22,13 @@ from transforms.specs import RetrievalSpec
 from transforms.timeline import BoolArray, IntArray
 
 KEY = ("user_id", "event_id")
+
+# How long after the start of a play it is known at the latest whether it is a positive. A like or a
+# save may come as late as the horizon allows: see `RetrievalSpec.label_reach_us`.
+_DECIDED_MS = {
+    "played": 0, "streamed_30s": labels.STREAM_MS, "scrobble": labels.SCROBBLE_MS, "liked": 0,
+    "saved": 0,
+}  # fmt: skip
 
 _DESCRIPTIONS = {
     "neg_track_ids": "Tracks that are negatives of the row.",
@@ -66,8 +73,13 @@ def build(listening: Listening, spec: RetrievalSpec, within: BuildRange, side: S
         surface = listening.events["surface"].is_in(list(spec.surfaces)).fill_null(value=False)
         wanted &= surface.to_numpy()
     closes_us = listening.time_us + spec.label_reach_us
-    chosen = rows.choose(listening, wanted, closes_us, spec, within, holds_until_us=closes_us)
-    context = FeatureContext.at(listening, chosen.rows, spec.history_length, side.item_snapshots)
+    # Whether a play of the horizon is a later positive is known this much after its start.
+    decided_us = listening.time_us + spec.labels.horizon_us + _DECIDED_MS[spec.positive] * 1000
+    known_us = np.maximum(listening.played_out_us, decided_us)
+    chosen = rows.choose(listening, wanted, closes_us, known_us, spec, within)
+    context = FeatureContext.at(
+        listening, chosen.rows, spec.history_length, side.item_snapshots, within.like_sources
+    )
     assert side.pools is not None
     drawn = negatives.draw(
         _asked(context),
@@ -98,7 +110,9 @@ def _positives(
     """Plays whose `positive` label is true, in the whole table; unknown counts as no."""
     plays = listening.plays.rows
     positive = np.zeros(listening.events.height, dtype=bool)
-    context = FeatureContext.at(listening, plays, spec.history_length, side.item_snapshots)
+    context = FeatureContext.at(
+        listening, plays, spec.history_length, side.item_snapshots, within.like_sources
+    )
     whole = np.zeros(len(plays), dtype=bool)
     labelled = rows.label_table(context, outcome, whole, spec, within)
     positive[plays] = labelled[f"label_{spec.positive}"].fill_null(value=False).to_numpy()

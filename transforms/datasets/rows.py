@@ -161,9 +161,9 @@ def choose(
     listening: Listening,
     wanted: BoolArray,
     closes_us: IntArray,
+    known_us: IntArray,
     spec: DatasetSpec,
     within: BuildRange,
-    holds_until_us: IntArray | None = None,
 ) -> Chosen:
     """Which of the wanted events are rows: mature, and in a split.
 
@@ -171,11 +171,10 @@ def choose(
       listening: of the bucket.
       wanted: events that the kind makes rows of.
       closes_us: end of each event's label window, exclusive.
+      known_us: when the plays that its labels judge were over, which may be later: a play that
+        began in the window may end behind a border.
       spec, within: of the build.
-      holds_until_us: end of what each row holds, exclusive; by default that of the horizon.
     """
-    if holds_until_us is None:
-        holds_until_us = listening.time_us + spec.labels.horizon_us
     in_range = (listening.time_us >= within.first_us) & (listening.time_us < within.end_us)
     owned = wanted & in_range
     mature = closes_us <= within.watermark_us
@@ -187,9 +186,12 @@ def choose(
         within.borders,
         listening.time_us[rows],
         listening.session_start_us[rows],
-        closes_us[rows],
+        np.maximum(closes_us, known_us)[rows],
         held_user.to_series().to_numpy(),
-        near_held_out_arm(listening, rows, holds_until_us[rows], spec),
+        # What happens behind the border decides nothing of train.
+        near_held_out_arm(
+            listening, rows, np.minimum(closes_us[rows], within.borders.train_border_us), spec
+        ),
         spec.splits.open_labels,
     )
     kept = assigned.split >= 0
@@ -256,6 +258,12 @@ def outcomes(listening: Listening, windows: attribution.Windows) -> IntArray:
     plays = np.flatnonzero(listening.is_play)
     outcome[plays] = plays
     return outcome
+
+
+def outcome_over_us(listening: Listening, outcome: IntArray) -> IntArray:
+    """When the outcome of each event was over; event_time where there is none."""
+    over_us = listening.played_out_us[np.maximum(outcome, 0)]
+    return np.where(outcome >= 0, over_us, listening.time_us)
 
 
 def label_table(

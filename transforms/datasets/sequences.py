@@ -14,7 +14,8 @@ its period, and a row of train none of a held-out arm of an experiment.
 
 Two kinds of columns describe a play in a row. What an input may use is what was known when the next
 play started, or when the horizon ended if that was earlier: `played_ratios` and `action_masks`
-count a play no further than that. Labels are what was known at the end of the horizon:
+count a play no further than that, and the last play of a row, if its labels are censored, no
+further than the border behind the row's split. Labels are what was known at the end of the horizon:
 `label_masks`, `label_known_masks`, `rewards`; only targets have them. NaN stands for an unknown
 ratio or reward.
 (Sources: SASRec's newest-N windows; action bit masks as in Meta's generative recommenders; row
@@ -22,6 +23,8 @@ aligned label columns as in X's algorithm.)
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import polars as pl
@@ -137,25 +140,43 @@ def key(spec: SequencesSpec) -> tuple[str, ...]:
 def build(listening: Listening, spec: SequencesSpec, within: BuildRange, side: SideTables) -> Built:
     """The windows of a bucket's users."""
     closes_us = listening.time_us + spec.labels.horizon_us
-    chosen = rows.choose(listening, listening.is_play, closes_us, spec, within)
+    known_us = listening.played_out_us
+    chosen = rows.choose(listening, listening.is_play, closes_us, known_us, spec, within)
     held = rows.held_out_events(listening, spec)
     steps = _Steps(listening, spec, within, side, chosen)
-    tables, short = {}, 0
+    tables, short, published = {}, 0, [np.zeros(0, dtype=np.int64)]
     for code, name in enumerate(SPLITS):
         usable = listening.is_play & ~held if name == "train" else listening.is_play
-        table, too_short = steps.windows(name, chosen.rows[chosen.split == code], usable)
-        tables[name] = table
-        short += too_short
-    made = {name: table.height for name, table in tables.items()}
+        made = steps.windows(name, chosen.only(chosen.split == code), usable)
+        tables[name] = made.table
+        short += made.too_short
+        published.append(made.targets)
+    unknown = {
+        name: steps.unknown_tracks(targets)
+        for name, targets in zip(SPLITS, published[1:], strict=True)
+    }
+    targets = np.concatenate(published)
     counts: Counts = {
         **chosen.counts,
-        "targets": len(chosen.rows),
-        "examples": sum(made.values()),
+        "targets": len(targets),
+        "examples": sum(table.height for table in tables.values()),
         "too_short": short,
-        **rows.session_counts(listening, chosen.rows),
-        **steps.label_counts,
+        "targets_too_short": len(chosen.rows) - len(targets),
+        "targets_unknown_track": unknown,
+        **rows.session_counts(listening, targets),
+        **steps.label_counts(targets),
     }
     return Built(tables, counts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Windows:
+    """Rows of one split, the events that are targets in them, and how many windows were left out
+    for being too short."""
+
+    table: pl.DataFrame
+    targets: IntArray
+    too_short: int
 
 
 class _Steps:
@@ -171,36 +192,70 @@ class _Steps:
     ) -> None:
         self._spec, self._within, self._side = spec, within, side
         plays = listening.plays.rows
-        context = FeatureContext.at(listening, plays, spec.history_length, side.item_snapshots)
+        context = FeatureContext.at(
+            listening, plays, spec.history_length, side.item_snapshots, within.like_sources
+        )
+        horizon_us = spec.labels.horizon_us
         outcome = rows.outcomes(listening, spec.attribution.windows)
         censored = np.zeros(listening.events.height, dtype=bool)
         censored[chosen.rows[chosen.censored]] = True
-        labelled = rows.label_table(context, outcome, censored[plays], spec, within)
-        is_target = np.isin(plays, chosen.rows)
-        self.label_counts = rows.label_counts(labelled.filter(pl.Series(is_target)))
+        self._labelled = rows.label_table(context, outcome, censored[plays], spec, within)
         self._listening = listening
         self._plays = plays
-        self._table = self._describe(context, labelled)
+        until_us = np.minimum(self._next_start_us(context), context.row_time_us + horizon_us)
+        inputs = self._inputs(context, until_us)
+        self._table = self._describe(context, inputs)
+        # A censored target in the rows of its own split: what was known of it before the border.
+        self._cut = np.searchsorted(plays, chosen.rows[chosen.censored])
+        if len(self._cut):
+            border_us = within.borders.behind_us(chosen.split[chosen.censored])
+            of_cut = FeatureContext.at(
+                listening,
+                plays[self._cut],
+                spec.history_length,
+                side.item_snapshots,
+                within.like_sources,
+            )
+            known = self._inputs(of_cut, np.minimum(until_us[self._cut], border_us))
+            again = self._table[self._cut].with_columns(known)
+            self._table = pl.concat([self._table, again])
 
-    def _describe(self, context: FeatureContext, labelled: pl.DataFrame) -> pl.DataFrame:
-        """One row a play: `_LISTS` without `is_target`."""
-        spec, plays = self._spec, self._plays
-        events = context.events[plays]
-        horizon_us = spec.labels.horizon_us
-        until_us = np.minimum(self._next_start_us(context) - context.row_time_us, horizon_us)
-        # What a play says of itself, had it been looked at when the next one started.
-        so_far = pl.min_horizontal("played_ms", pl.Series(until_us // 1000))
+    def label_counts(self, targets: IntArray) -> Counts:
+        """`rows.label_counts` of some plays."""
+        at = np.searchsorted(self._plays, np.sort(targets))
+        return rows.label_counts(self._labelled[at])
+
+    def unknown_tracks(self, targets: IntArray) -> int:
+        """How many of some plays are of tracks outside the vocabulary."""
+        at = np.searchsorted(self._plays, targets)
+        return int((self._table["item_index"].gather(at) == vocabulary.UNKNOWN).sum())
+
+    def _inputs(self, context: FeatureContext, until_us: IntArray) -> pl.DataFrame:
+        """`played_ratios` and `action_masks` of the context's plays, as known at an instant of
+        each."""
+        events, spec = context.events[context.rows], self._spec
+        after_us = until_us - context.row_time_us
+        # What a play says of itself, had it been looked at by then.
+        so_far = pl.min_horizontal("played_ms", pl.Series(after_us // 1000))
         played_ms = pl.when(pl.col("played_ms").is_not_null()).then(so_far)
-        ended = events["played_ms"].fill_null(0) * 1000 <= pl.Series(until_us)
+        ended = events["played_ms"].fill_null(0) * 1000 <= pl.Series(after_us)
         early = events.with_columns(played_ms.alias("played_ms"))
         said = labels.play_labels(early, spec.labels.play_rule).with_columns(
             *(pl.when(ended).then(f"skip_{level}").alias(f"skip_{level}") for level in (1, 2, 3)),
             *(
-                pl.Series(name, rows.resolve_actions(context, yes, no, until_us) >= 0)
+                pl.Series(name, rows.resolve_actions(context, yes, no, after_us) >= 0)
                 for name, yes, no in (("liked", "like", "unlike"), ("saved", "save", "unsave"))
             ),
         )
         known = [name for name in BITS if name in said.columns]
+        return said.select(
+            pl.col("completion").fill_null(float("nan")).alias("played_ratios"),
+            _mask({name: pl.col(name) for name in known}).alias("action_masks"),
+        )
+
+    def _describe(self, context: FeatureContext, inputs: pl.DataFrame) -> pl.DataFrame:
+        """One row a play: `_LISTS` without `is_target`."""
+        events, labelled = context.events[context.rows], self._labelled
         tracks = events["track_id"]
         described = pl.DataFrame(
             {
@@ -209,8 +264,8 @@ class _Steps:
                 "item_index": vocabulary.look_up(tracks, self._vocabulary),
                 "event_times": events["event_time"],
                 "surfaces": events["surface"].fill_null("unknown"),
-                "played_ratios": said["completion"].fill_null(float("nan")),
-                "action_masks": said.select(_mask({n: pl.col(n) for n in known})).to_series(),
+                "played_ratios": inputs["played_ratios"],
+                "action_masks": inputs["action_masks"],
                 "label_masks": labelled.select(
                     _mask({n: pl.col(f"label_{n}") for n in BITS})
                 ).to_series(),
@@ -236,24 +291,22 @@ class _Steps:
         following[:-1] = np.where(same, context.row_time_us[1:], 1 << 62)
         return following
 
-    def windows(self, split: str, targets: IntArray, usable: BoolArray) -> tuple[pl.DataFrame, int]:
+    def windows(self, split: str, chosen: Chosen, usable: BoolArray) -> _Windows:
         """Rows of one split.
 
         Args:
           split: its name.
-          targets: events that are targets in it, increasing.
+          chosen: the events that are targets in it.
           usable: events that may be in a row of it.
-
-        Returns:
-          The rows, and how many were left out for being too short.
         """
+        targets = chosen.rows
         spec, listening = self._spec, self._listening
         levels = 0 if self._side.semantic_ids is None else self._side.semantic_ids.levels
         empty = pl.DataFrame(schema=schema(spec, levels))
         at = np.flatnonzero(usable[self._plays])  # positions that count, in the order of plays
         place = np.searchsorted(self._plays[at], targets)  # of each target among them
         if not len(targets):
-            return empty, 0
+            return _Windows(empty, targets, 0)
         user = listening.user[self._plays[at]]
         time_us = listening.time_us[self._plays[at]]
         by_day = spec.period == "day"
@@ -273,13 +326,16 @@ class _Steps:
         long_enough = last + 1 - first >= spec.min_length
         kept = np.flatnonzero(long_enough)
         if not len(kept):
-            return empty, len(last)
+            return _Windows(empty, targets[:0], len(last))
 
         flat, offsets = timeline.flat_ranges(first[kept], last[kept] + 1)
         chunk_at = np.full(len(at), -1, dtype=np.int64)
         chunk_at[place] = chunk
         is_target = chunk_at[flat] == np.repeat(kept, last[kept] + 1 - first[kept])
-        cut = self._table[at[flat]].with_columns(pl.Series("is_target", is_target))
+        described = np.arange(len(self._plays))
+        here = np.isin(self._plays[self._cut], targets)
+        described[self._cut[here]] = len(self._plays) + np.flatnonzero(here)
+        cut = self._table[described[at[flat]]].with_columns(pl.Series("is_target", is_target))
         cut = cut.with_columns(
             pl.when("is_target").then(name).otherwise(pl.lit(unknown)).alias(name)
             for name, unknown in _UNKNOWN_LABELS.items()
@@ -298,7 +354,8 @@ class _Steps:
         )
         if spec.packing == "pack":
             table = pack(table, spec, period[_last_of_runs(chunk)][kept])
-        return table.select(list(schema(spec, levels))), len(last) - len(kept)
+        table = table.select(list(schema(spec, levels)))
+        return _Windows(table, targets[long_enough[chunk]], len(last) - len(kept))
 
 
 def _codes(*parts: IntArray) -> IntArray:

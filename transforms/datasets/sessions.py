@@ -100,7 +100,9 @@ def build(listening: Listening, spec: SessionsSpec, within: BuildRange, side: Si
     wanted[sessions.first] = sessions.plays >= spec.min_plays
     closes_us = listening.time_us.copy()
     closes_us[sessions.first] = sessions.closes_us
-    chosen = rows.choose(listening, wanted, closes_us, spec, within, holds_until_us=closes_us)
+    known_us = listening.time_us.copy()
+    known_us[sessions.first] = sessions.over_us
+    chosen = rows.choose(listening, wanted, closes_us, known_us, spec, within)
     in_range = (listening.time_us[sessions.first] >= within.first_us) & (
         listening.time_us[sessions.first] < within.end_us
     )
@@ -139,6 +141,7 @@ class _Sessions:
         over_us = np.where(given, full_us, np.minimum(self._end_us + rule.gap_us, full_us))
         last_us = self._largest(listening.time_us)
         self.closes_us = np.maximum(over_us, last_us + spec.labels.horizon_us)
+        self.over_us = self._largest(listening.played_out_us)
 
     def _largest(self, values: IntArray) -> IntArray:
         """Largest value over each session's events."""
@@ -156,12 +159,16 @@ class _Sessions:
         """`schema` rows of some sessions."""
         listening = self._listening
         first = self.first[at]
-        context = FeatureContext.at(listening, first, spec.history_length, side.item_snapshots)
+        context = FeatureContext.at(
+            listening, first, spec.history_length, side.item_snapshots, within.like_sources
+        )
         flat, _ = timeline.flat_ranges(self._begins[at], self._begins[at + 1])
         played = self._events[flat]
         played = played[listening.is_play[played]]
         offsets = np.concatenate(([0], np.cumsum(self.plays[at])))
-        of_play = FeatureContext.at(listening, played, spec.history_length, side.item_snapshots)
+        of_play = FeatureContext.at(
+            listening, played, spec.history_length, side.item_snapshots, within.like_sources
+        )
         censored = np.zeros(len(played), dtype=bool)
         outcome = rows.outcomes(listening, spec.attribution.windows)
         labelled = rows.label_table(of_play, outcome, censored, spec, within)

@@ -9,7 +9,21 @@ import numpy as np
 import polars as pl
 
 from transforms.listening import Listening
-from transforms.timeline import BoolArray, IntArray
+from transforms.timeline import BoolArray, IntArray, Occurrences
+
+
+def known_count(
+    plays: Occurrences,
+    group: IntArray,
+    instant_us: IntArray,
+    window_us: int,
+    flag: BoolArray,
+    tells: BoolArray,
+) -> tuple[IntArray, BoolArray]:
+    """How many of the group's plays in [instant - window, instant) have a flag, and whether that is
+    known: one of them tells, or there are none."""
+    count, told = (plays.count(group, instant_us, window_us, f) for f in (flag, tells))
+    return count, (told > 0) | (plays.count(group, instant_us, window_us) == 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,20 +37,31 @@ class FeatureContext(Listening):
       history_length: most recent plays in a history list.
       item_snapshots: `day` (Date), `track_id` and one column a feature: what was known of a track
         at midnight before the day.
+      like_sources: sources that tell of likes.
     """
 
     rows: IntArray
     history_length: int
     item_snapshots: pl.DataFrame
+    like_sources: tuple[str, ...]
 
     @classmethod
     def at(
-        cls, listening: Listening, rows: IntArray, history_length: int, item_snapshots: pl.DataFrame
+        cls,
+        listening: Listening,
+        rows: IntArray,
+        history_length: int,
+        item_snapshots: pl.DataFrame,
+        like_sources: tuple[str, ...],
     ) -> FeatureContext:
         """The examples at some events of a bucket."""
         shared = {f.name: getattr(listening, f.name) for f in dataclasses.fields(Listening)}
         return cls(
-            **shared, rows=rows, history_length=history_length, item_snapshots=item_snapshots
+            **shared,
+            rows=rows,
+            history_length=history_length,
+            item_snapshots=item_snapshots,
+            like_sources=like_sources,
         )
 
     @functools.cached_property
@@ -53,6 +78,11 @@ class FeatureContext(Listening):
     def row_session(self) -> IntArray:
         """Index in `makers` of the start of each example's session; 0 where it has none."""
         return np.maximum(self.session_start[self.rows], 0)
+
+    @functools.cached_property
+    def tells_like(self) -> BoolArray:
+        """Events of a source that tells of likes."""
+        return self.events["source"].is_in(list(self.like_sources)).to_numpy()
 
     @functools.cached_property
     def row_in_session(self) -> BoolArray:

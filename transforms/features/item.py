@@ -49,7 +49,12 @@ def snapshots(
         .with_columns(pl.date_ranges("from", "to").alias("day"))
         .explode("day")
         .group_by("day", "track_id")
-        .agg(pl.col(name).sum().alias(f"item_{name}_{WINDOW_DAYS}d") for name in _COUNTS)
+        .agg(pl.col(*_COUNTS, "timed_plays").sum())
+        .with_columns(
+            # Plays without a played time say nothing about streams.
+            streams=pl.when((pl.col("timed_plays") > 0) | (pl.col("plays") == 0)).then("streams")
+        )
+        .rename({name: f"item_{name}_{WINDOW_DAYS}d" for name in _COUNTS})
         .select(list(SNAPSHOT_SCHEMA))
         .sort("day", "track_id")
         .collect()
@@ -78,7 +83,9 @@ def cold_items(keys: pl.DataFrame, item_snapshots: pl.DataFrame) -> pl.Series:
         "item_streams_7d",
         pl.Int64(),
         "item",
-        "Plays of at least 30 s by anyone in the 7 days before this day, as known at midnight.",
+        "Plays of at least 30 s by anyone in the 7 days before this day, as known at midnight; "
+        "null if there were plays and the played time of none is known.",
+        nullable=True,
     ),
     Feature(
         "item_impressions_7d",
@@ -88,9 +95,12 @@ def cold_items(keys: pl.DataFrame, item_snapshots: pl.DataFrame) -> pl.Series:
     ),
 )
 def item_popularity(context: FeatureContext) -> Columns:
-    """A track without a row in the snapshot counts zero."""
+    """A track without a row in the snapshot counts zero; streams are null where that says so."""
     keys = context.events[context.rows].select(
         pl.col("event_time").dt.date().alias("day"), "track_id"
     )
     known = known_before(keys, context.item_snapshots)
-    return {name: known[name].fill_null(0) for name in SNAPSHOT_SCHEMA if name.startswith("item_")}
+    listed = pl.col("item_plays_7d").is_not_null()
+    names = [name for name in SNAPSHOT_SCHEMA if name.startswith("item_")]
+    counts = known.select(pl.when(listed).then(name).otherwise(0).alias(name) for name in names)
+    return counts.to_dict()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from transforms.features.context import FeatureContext
+from transforms.features.context import FeatureContext, known_count
 from transforms.features.registry import Columns, Feature, feature
 from transforms.timeline import HOUR_US, Occurrences, nullable
 
@@ -43,7 +43,8 @@ _EVER_US = 1 << 60  # a session's own events are bounded by the session
         "session_skips",
         pl.Int64(),
         "session",
-        "Plays started in the session that were skipped and ended before now.",
+        "Plays started in the session that were skipped and ended before now; null if there were "
+        "plays and neither played time nor skip level of any is known.",
         window_us=_SESSION_US,
         nullable=True,
     ),
@@ -74,11 +75,11 @@ def session_so_far(context: FeatureContext) -> Columns:
     ended = Occurrences.of(sessions.start[is_play], context.end_us[plays], plays)
     age_us = now_us - context.session_start_us[context.rows]
     impressions = begun.count(start, now_us, _EVER_US, context.is_impression)
-    skips = ended.count(start, now_us, _EVER_US, context.is_skip)
+    skips, known = known_count(ended, start, now_us, _EVER_US, context.is_skip, context.tells_skip)
     return {
         "session_age_ms": nullable(age_us // 1000, valid),
         "session_plays": nullable(after - first, valid),
         "session_impressions": nullable(impressions, valid),
-        "session_skips": nullable(skips, valid),
+        "session_skips": nullable(skips, valid & known),
         "session_ms_since_play": nullable((now_us - last_us) // 1000, valid & has_play),
     }

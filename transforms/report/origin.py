@@ -165,8 +165,11 @@ def _stages(given: ReportInput) -> list[tuple[str, list[_Line]]]:
     ]
     reasons = {"immature": counts.get("immature", 0), **counts.get("split_dropped", {})}
     dropped = [_Line(_REASONS.get(key, key), lost, "loss") for key, lost in reasons.items()]
+    if given.kind == "sequences":
+        short = counts.get("targets_too_short", 0)
+        dropped.append(_Line("only in windows that are too short", short, "loss"))
     kept = counts.get("targets", counts.get("examples", 0))
-    candidates = kept + sum(reasons.values())
+    candidates = kept + sum(line.number for line in dropped)
     too_short = counts.get("too_short", 0)
     rows = [
         _Line("Rows", given.whole.get("rows", 0), "main"),
@@ -185,5 +188,13 @@ def _stages(given: ReportInput) -> list[tuple[str, list[_Line]]]:
     ]
     if given.kind == "sequences":
         windows = [_Line("windows that are too short", too_short, "loss"), *rows]
-        return [("Events", [*events, _Line("Targets", kept, "main")]), ("Windows", windows)]
+        unknown = counts.get("targets_unknown_track", {})
+        targets = [
+            _Line("Targets", kept, "main"),
+            *(
+                _Line(f"of tracks outside the vocabulary, in {split}", number, "part")
+                for split, number in unknown.items()
+            ),
+        ]
+        return [("Events", [*events, *targets]), ("Windows", windows)]
     return [("Events", [*events, *rows])]

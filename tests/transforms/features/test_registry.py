@@ -86,7 +86,7 @@ def features_of(
     listening = Listening.of(table.select(READ_COLUMNS), SPEC.sessions.rule, SPEC.labels.play_rule)
     where = {each: row for row, each in enumerate(table["event_id"].to_list())}
     rows = np.array([where[each] for each in ids], dtype=np.int64)
-    return compute(FeatureContext.at(listening, rows, 10, snapshots), names)
+    return compute(FeatureContext.at(listening, rows, 10, snapshots, ("canonical",)), names)
 
 
 def examples() -> Iterator[dict[str, Any]]:

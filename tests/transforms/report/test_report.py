@@ -328,7 +328,7 @@ def test_equal_data_has_an_equal_page_whatever_the_run():
         ("retrieval", {"examples": 380, "after_as_of": 4}, ["Events"], 1019),
         (
             "sequences",
-            {"targets": 900, "examples": 380, "too_short": 6},
+            {"targets": 900, "examples": 380, "too_short": 6, "targets_too_short": 9},
             ["Events", "Windows"],
             1015,
         ),
