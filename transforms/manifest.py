@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import re
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import pydantic
 
@@ -337,7 +337,17 @@ def resolve(path: str, expected: str = "a dataset") -> tuple[str, Manifest]:
     return path, require_current(path, expected)
 
 
-def read_verified(path: str, entry: FileEntry) -> bytes:
+class Published(Protocol):
+    """What tells the bytes of a published file from others."""
+
+    @property
+    def bytes(self) -> int: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+
+def read_verified(path: str, entry: Published) -> bytes:
     """All bytes of a file of a version, if they are those that were published.
 
     Raises:

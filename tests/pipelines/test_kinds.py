@@ -194,6 +194,15 @@ def test_gzip_holds_the_same_records(
         assert gzip.decompress(path.read_bytes()) == raw
 
 
+def assert_equal_versions(now: Manifest, then: Manifest) -> None:
+    """All but the name of the version: rows, statistics, findings, counts, inputs."""
+    assert {**now.config, "as_of_us": None} == then.config
+    assert (now.inputs, now.counts, now.status) == (then.inputs, then.counts, then.status)
+    named = ("report", "card", "croissant")
+    files = [[e for e in each.files if e.role not in named] for each in (now, then)]
+    assert files[0] == files[1]
+
+
 @pytest.mark.parametrize("name", ["ranking", "retrieval", "sequences", "sessions"])
 def test_as_of_knows_what_the_store_knew_then(
     specs: pathlib.Path, simulated_store: pathlib.Path, tmp_path: pathlib.Path, name: str
@@ -208,13 +217,37 @@ def test_as_of_knows_what_the_store_knew_then(
             shutil.rmtree(folder)
     then = jobs.build(store, spec, D5, D5, tmp_path / "a")
     now = jobs.build(simulated_store, spec, D5, D5, tmp_path / "b", "--as-of", "2026-01-08")
-    for split in SPLITS:
-        assert jobs.checksums(now, split) == jobs.checksums(then, split)
-    # An instant before the day is over leaves out what had not arrived by then.
+    assert_equal_versions(now, then)
+    # On a day that is not over nothing of it is known.
     noon = jobs.build(
-        simulated_store, spec, D5, D5, tmp_path / "c", "--as-of", "2026-01-08T12:00:00Z"
+        simulated_store, spec, D5, D5, tmp_path / "c", "--as-of", "2026-01-09T12:00:00Z"
     )
-    assert noon.config["watermark_us"] < then.config["watermark_us"]
+    assert_equal_versions(noon, then)
+
+
+@pytest.mark.parametrize("name", ["ranking", "retrieval"])
+def test_as_of_does_not_see_what_a_source_logs_on_the_day_of_the_instant(
+    specs: pathlib.Path, tmp_path: pathlib.Path, name: str
+) -> None:
+    """A source of plays alone, which begins to log what it shows in the evening of the 8th."""
+    shown = jobs.event(
+        event_type="impression", played_ms=None, event_time=jobs.NOON + ONE_DAY * 3.25
+    )
+    days = {D5: jobs.plays(60), D6: jobs.plays(60, day=D6), D7: [], D8: [shown]}
+    for day, events in days.items():
+        raw = jobs.write(tmp_path / "raw" / f"{day}.parquet", events)
+        for store in ("now", "then"):
+            if (store, day) != ("then", D8):
+                jobs.ingest(raw, tmp_path / store, "--date", day, "--buckets", 4)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        SPECS[name] + "labels: {horizon_hours: 2, lateness_days: 1}\noutput: {shards: 4}\n"
+    )
+    then = jobs.build(tmp_path / "then", spec, D5, D6, tmp_path / "a")
+    noon = "2026-01-08T12:00:00Z"
+    now = jobs.build(tmp_path / "now", spec, D5, D6, tmp_path / "b", "--as-of", noon)
+    assert then.counts["examples"] > 0
+    assert_equal_versions(now, then)
 
 
 def test_gates_see_the_version_before_and_leave_a_refused_one_readable(
