@@ -28,7 +28,7 @@ from transforms.manifest import FileEntry, InputVersionEntry
 from transforms.specs import DatasetSpec, RankingSpec
 from transforms.splits import MEMORY_US, Borders
 from transforms.store import Partition, PartitionRef, StoreConfig
-from transforms.timeline import DAY_US, HOUR_US
+from transforms.timeline import DAY_US
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +102,10 @@ def plan_build(request: Request) -> Planned:
             f"--end-date: expected {request.first_day} or later, got {request.last_day}"
         )
     if request.catalog is not None:
+        if not spec.pool_days:
+            raise UsageError(
+                f"--catalog: only datasets that draw negatives (retrieval) use it, got {spec.kind}"
+            )
         store.read_catalog(request.catalog)  # what is no catalog is refused now, not by a worker
     config = store.require_config(request.store)
     if spec.output.shards > config.bucket_count:
@@ -147,8 +151,8 @@ def plan_build(request: Request) -> Planned:
     ]
     levels, given = _codes(request, borders)
     inputs += given
-    vocabulary, given = _vocabulary(request, borders)
-    inputs += given
+    vocabulary = _vocabulary(request, borders)
+    inputs += vocabulary.inputs
     kind = KINDS[spec.kind]
     columns = kind.columns(spec, levels) if spec.kind == "sequences" else kind.columns(spec)
     key = kind.key(spec) if spec.kind == "sequences" else kind.KEY
@@ -163,7 +167,7 @@ def plan_build(request: Request) -> Planned:
         event_partitions=tuple(_reference(p, spec) for p in partitions),
         item_day_partitions=tuple(_reference(p, spec) for p in counted),
         catalog=request.catalog,
-        vocabulary=vocabulary,
+        vocabulary=vocabulary.file,
         semantic_ids=request.semantic_ids,
         attempt_root="",
         side_root="",
@@ -188,6 +192,7 @@ def plan_build(request: Request) -> Planned:
             "like": list(within.like_sources),
             "save": list(within.save_sources),
         },
+        **vocabulary.config,
     }
     return Planned(plan, config, tuple(inputs), settings, _quarantine_share(partitions))
 
@@ -378,13 +383,46 @@ def _codes(request: Request, borders: Borders) -> tuple[int, list[InputVersionEn
     ]
 
 
-def _vocabulary(
-    request: Request, borders: Borders
-) -> tuple[tuple[str, FileEntry] | None, list[InputVersionEntry]]:
-    """File of the vocabulary that was given, None if none; and what to list as input."""
+@dataclasses.dataclass(frozen=True)
+class _Vocabulary:
+    """Of a sequences dataset.
+
+    Attributes:
+      file: of the version that was given; None to fit one.
+      inputs: what to list as input.
+      days: half open range of the days that it is, or was, fitted on; None for other kinds.
+    """
+
+    file: tuple[str, FileEntry] | None = None
+    inputs: tuple[InputVersionEntry, ...] = ()
+    days: tuple[datetime.date, datetime.date] | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {} if self.days is None else {"vocabulary_days": list(map(str, self.days))}
+
+
+def _vocabulary(request: Request, borders: Borders) -> _Vocabulary:
+    """The vocabulary that was given, or the days that one is fitted on.
+
+    Days of train that are not built are no leak: a vocabulary of a range is that of its days too.
+
+    Raises:
+      UsageError: if there is neither, or it was fitted on days that do not lie whole in train.
+    """
+    is_sequences = request.spec.kind == "sequences"
     if request.vocabulary is None:
-        return None, []
-    if request.spec.kind != "sequences":
+        if not is_sequences:
+            return _Vocabulary()
+        end = min(borders.train_end_day, request.last_day + ONE_DAY)
+        if end <= request.first_day:
+            raise UsageError(
+                f"--vocabulary: no day from {request.first_day} to {request.last_day} lies whole "
+                f"in train, which ends {_text(borders.train_end_us)}, so there is none to fit a "
+                "vocabulary on; give a version with days of train, or build more days"
+            )
+        return _Vocabulary(days=(request.first_day, end))
+    if not is_sequences:
         raise UsageError(
             f"--vocabulary: only datasets of kind sequences have one, got {request.spec.kind}"
         )
@@ -396,12 +434,20 @@ def _vocabulary(
             f"--vocabulary: {request.vocabulary}: a dataset of kind sequences was expected, for "
             "others have no vocabulary"
         )
-    until_us, border_us = found.config["splits"].get("train", [0, 0])[1], borders.train_end_us
-    if until_us > min(border_us, request.end_us):
-        hours = (until_us - border_us) / HOUR_US
+    first, end = map(datetime.date.fromisoformat, found.config["vocabulary_days"])
+    if end > borders.train_end_day:
         raise UsageError(
-            f"--vocabulary: {found.version} was fitted on days until {hours:g} h after train ends; "
-            "use one of no later days"
+            f"--vocabulary: {found.version} was fitted on days until {end - ONE_DAY}, but train "
+            f"ends {_text(borders.train_end_us)}; use one of no later days"
         )
     entry = InputVersionEntry(name="vocabulary", version=found.version, digest=found.digest())
-    return (manifest.file_path(root, found, files[0]), files[0]), [entry]
+    return _Vocabulary(
+        (manifest.file_path(root, found, files[0]), files[0]), (entry,), (first, end)
+    )
+
+
+def _text(instant_us: int) -> str:
+    """A UTC minute, for a message."""
+    return (
+        f"{datetime.datetime.fromtimestamp(instant_us // 1_000_000, datetime.UTC):%Y-%m-%d %H:%M}"
+    )
