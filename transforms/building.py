@@ -224,6 +224,9 @@ def build_rows(table: pl.DataFrame, plan: BuildPlan, side: SideTables) -> Built:
         table = pl.DataFrame(schema=store.schema_of(rows.READ_COLUMNS))
     listening = Listening.of(table, plan.spec.sessions.rule, plan.spec.labels.play_rule)
     built: Built = kind.build(listening, plan.spec, plan.within, side)
+    held = {"held_out_arms": rows.held_out_counts(listening, plan.spec)}
+    if plan.spec.splits.experiment_holdouts:
+        built = Built(built.tables, {**built.counts, **held})
     if plan.spec.kind not in _EXPOSED:
         return built
     shown = table.filter(

@@ -121,6 +121,16 @@ def plan_config(store: str, buckets: int | None, user_key_id: str | None) -> Sto
     return config
 
 
+def check_place(store: str) -> None:
+    """Refuses a folder that holds something else, before any work."""
+    for name in (manifest.POINTER_NAME, manifest.MANIFEST_NAME):
+        if storage.exists(storage.join(store, name)):
+            raise UsageError(
+                f"--store: {store} holds published versions ({name}); expected an event store, or "
+                "a folder of its own"
+            )
+
+
 def partition_root(store: str, day: datetime.date) -> str:
     """Folder of a day's partition."""
     return storage.join(store, "events", f"dt={day.isoformat()}")
