@@ -199,6 +199,7 @@ def summary_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("partitions read", f"{len(manifest.inputs):,}"),
         ("events read", f"{counts.get('events', 0):,}"),
         ("duplicates across partitions", f"{counts.get('duplicate_across_partitions', 0):,}"),
+        ("  of them with other content", f"{counts.get('conflicting_across_partitions', 0):,}"),
         ("late events left out", f"{counts.get('late', 0):,}"),
         ("near duplicates left out", f"{counts.get('near_duplicate', 0):,}"),
         ("examples", f"{examples:,}"),
