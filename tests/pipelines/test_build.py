@@ -15,8 +15,9 @@ from typing import Any
 import polars as pl
 import pytest
 
+from pipelines import build
 from tests import jobs
-from transforms import building, manifest
+from transforms import building, finishing, manifest
 
 D5, D6, D7, D8 = (datetime.date(2026, 1, day) for day in (5, 6, 7, 8))
 ONE_DAY = datetime.timedelta(days=1)
@@ -263,6 +264,19 @@ def test_an_empty_version_says_what_was_lost_to_which_reason(
     assert "immature" not in ended.err
 
 
+def test_censored_rows_are_a_line_of_their_own(quick: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    text = "splits: {validation_from: 2026-01-06, gap_hours: 0, open_labels: censor}\n"
+    quick.write_text(QUICK + text)
+    store = day_store(tmp_path, {D5: jobs.plays(7 * 280), D6: jobs.plays(7, day=D6), D7: []})
+    ended = jobs.ok(*jobs.build_argv(store, quick, D5, D6, tmp_path / "dataset"))
+    built = manifest.require_current(str(tmp_path / "dataset"), "it")
+    status = jobs.rows(tmp_path / "dataset", built, "train")["label_status"]
+    censored = status.to_list().count("censored")
+    assert censored > 0
+    (line,) = (line for line in ended.out.splitlines() if "censored, labels" in line)
+    assert line.split()[-1] == f"{censored:,}"
+
+
 def test_a_held_out_arm_that_nobody_is_in_is_a_warning(
     quick: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -319,6 +333,24 @@ def test_a_folder_of_something_else_is_refused_before_any_work(
         (line,) = ended.err.strip().splitlines()
         assert text in line
     assert jobs.files_below(tmp_path) == before
+
+
+def test_drift_is_measured_against_rows_of_the_same_unit(
+    quick: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    store = day_store(tmp_path, {D5: jobs.plays(20), D6: []})
+    root = tmp_path / "dataset"
+    built = jobs.build(store, quick, D5, D5, root)
+    argv = [str(each) for each in jobs.build_argv(store, quick, D5, D5, root)[1:]]
+    for more, comparable in (
+        ("", True),
+        ("examples: {surfaces: [library]}\n", True),  # a fall of rows is for the gate to see
+        ("examples: {rows: impression}\n", False),
+    ):
+        quick.write_text(QUICK + more)
+        draft, *_ = build.plan(build.build_parser().parse_args(argv), "FnApiRunner")
+        found = finishing.Previous.of(str(root), draft)
+        assert (found is not None and found.manifest == built) == comparable
 
 
 def test_the_pointer_goes_back_to_a_version_whose_files_are_whole(
@@ -420,7 +452,14 @@ def test_an_event_in_two_partitions_within_the_lateness_is_counted_as_a_duplicat
     store = day_store(tmp_path, {D5: [first], D6: [again], D7: []})
     built = jobs.build(store, spec, D5, D5, tmp_path / "dataset")
     assert built.counts["duplicate_across_partitions"] == 1
+    assert built.counts["conflicting_across_partitions"] == 0
     assert built.counts["examples"] == 1
+    moved = {**again, "event_id": "e0", "event_time": after(jobs.NOON, hours=3)}
+    day_store(tmp_path, {D6: [moved]})
+    built = jobs.build(store, spec, D5, D5, tmp_path / "dataset")
+    assert built.counts["conflicting_across_partitions"] == 1
+    rows = jobs.rows(tmp_path / "dataset", built, "train")
+    assert rows["event_time"].to_list() == [first["event_time"]]  # as it first arrived
 
 
 def test_sources_without_impressions_make_rows_of_their_plays(
