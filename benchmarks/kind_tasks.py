@@ -19,6 +19,7 @@ The last line printed is JSON; clocks start after imports.
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import dataclasses
 import io
@@ -90,11 +91,14 @@ def build_by_bucket(args: argparse.Namespace) -> dict[str, Any]:
     build_plan = dataclasses.replace(build_plan, spec=spec, threads=1)
     before = _memory_mib("VmRSS")
     result = run((draft, build_plan, finish, bucket_count))
-    in_bucket = [sum(f.entry.rows for f in files) for files in build_plan.event_files.values()]
+    in_bucket: collections.Counter[int] = collections.Counter()
+    for each in build_plan.event_partitions:
+        for entry in each.open().files_of("events"):
+            in_bucket[entry.first_bucket or 0] += entry.rows
     return {
         **result,
         "buckets": bucket_count,
-        "largest_bucket": max(in_bucket),
+        "largest_bucket": max(in_bucket.values()),
         "added_mib": _memory_mib("VmHWM") - before,
     }
 

@@ -10,6 +10,7 @@ as of each example, labels -> rows in keyed order -> write; then check and commi
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pathlib
 import re
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from transforms.building import BuildPlan
+    from transforms.counts import Counts
     from transforms.finishing import FinishDataset
     from transforms.manifest import Manifest
     from transforms.publish import Draft
@@ -95,7 +97,7 @@ def build_parser() -> cli.Parser:
     parser.add_argument(
         "--allow-missing",
         action="store_true",
-        help="treat days without a partition as days without events",
+        help="treat days without a partition, up to the store's last, as days without events",
     )
     return parser  # fmt: skip
 
@@ -126,6 +128,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, Finis
 
     path = _spec_path(args.spec)
     spec = load_spec(path)
+    publish.check_place(args.output, "dataset", spec.name, "--output")
     planned = plan_build(
         Request(
             store=args.store,
@@ -196,6 +199,7 @@ def summary_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("partitions read", f"{len(manifest.inputs):,}"),
         ("events read", f"{counts.get('events', 0):,}"),
         ("duplicates across partitions", f"{counts.get('duplicate_across_partitions', 0):,}"),
+        ("  of them with other content", f"{counts.get('conflicting_across_partitions', 0):,}"),
         ("late events left out", f"{counts.get('late', 0):,}"),
         ("near duplicates left out", f"{counts.get('near_duplicate', 0):,}"),
         ("examples", f"{examples:,}"),
@@ -203,6 +207,8 @@ def summary_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("sessions", f"{counts.get('sessions', 0):,}"),
     ]
     rows += [(f"rows of {split}", f"{n:,}") for split, n in counts["splits"].items() if n]
+    if counts.get("censored"):
+        rows.append(("censored, labels unknown", f"{counts['censored']:,}"))
     rows += [
         (f"dropped: {reason.replace('_', ' ')}", f"{n:,}")
         for reason, n in counts["split_dropped"].items()
@@ -239,26 +245,58 @@ def build(args: argparse.Namespace, options: PipelineOptions) -> int:
         lambda pipeline: build_graph(pipeline, draft, build_plan, finish, bucket_count),
     )
     if published is not None:
-        _note_short_context(draft)
+        _note_days(draft)
         _note_unknown_reward(published)
-        rows = summary_rows(published) + console.cost_rows(started)
+        rows = summary_rows(published) + _page_rows(draft.root, published)
+        rows += console.cost_rows(started)
         console.print_table(f"Published {manifest.version_root(draft.root, draft.version)}", rows)
         if published.status == "EMPTY":
-            print(f"warning: the version is EMPTY: {_why_empty(published)}", file=sys.stderr)
-            current = manifest.load_current(draft.root)
-            if current is not None and current.version != published.version:
-                print(f"note: {current.version} stays the current version", file=sys.stderr)
+            _warn_empty(draft.root, published)
     return 0
 
 
-def _why_empty(published: Manifest) -> str:
-    immature = published.counts["immature"]
-    if immature:
+def _page_rows(root: str, published: Manifest) -> list[tuple[str, str]]:
+    """Where to read on, and how much the checks found."""
+    from transforms import manifest
+
+    (found,) = published.files_of("anomalies")
+    text = manifest.read_verified(manifest.file_path(root, published, found), found)
+    warnings = len(json.loads(text)["findings"])  # with errors nothing would be published
+    (page,) = published.files_of("report")
+    return [
+        ("warnings of the checks", f"{warnings:,}"),
+        ("report", manifest.file_path(root, published, page)),
+    ]
+
+
+def _warn_empty(root: str, published: Manifest) -> None:
+    """Says on standard error that there is nothing to train on, why, and what is current."""
+    from transforms import manifest
+
+    print(f"warning: the version is EMPTY: {why_empty(published.counts)}", file=sys.stderr)
+    current = manifest.load_current(root)
+    stays = "nothing is current here" if current is None else f"{current.version} stays current"
+    print(f"note: a version without rows does not become current: {stays}", file=sys.stderr)
+
+
+def why_empty(counts: Counts) -> str:
+    """What was there, and what became of it."""
+    events = f"of {counts['events']:,} events that were read"
+    lost = {reason.replace("_", " "): n for reason, n in counts["split_dropped"].items()}
+    lost |= {"too short": counts.get("too_short", 0), "immature": counts["immature"]}
+    found = [f"{reason} {n:,}" for reason, n in lost.items() if n]
+    if not found:
         return (
-            f"{immature:,} examples are immature; the days after them have to be ingested first "
-            "(labels.horizon_hours and labels.lateness_days say how many)"
+            f"{events} none is an example of the spec (its kind, surfaces and sources) on these "
+            "days; `playhead inspect` shows the store"
         )
-    return "no event of these days is an example of the spec; `playhead inspect` shows the store"
+    text = f"{events} all examples were left out: {', '.join(found)}"
+    if counts["immature"]:
+        text += (
+            "; the days after immature ones have to be ingested first (labels.horizon_hours and "
+            "labels.lateness_days say how many)"
+        )
+    return text
 
 
 def _note_unknown_reward(published: Manifest) -> None:
@@ -276,8 +314,15 @@ def _note_unknown_reward(published: Manifest) -> None:
     )
 
 
-def _note_short_context(draft: Draft) -> None:
-    """Says on standard error if features of the first days look back beyond the store."""
+def _note_days(draft: Draft) -> None:
+    """Says on standard error which days had no partition, and were taken for empty or early."""
+    empty = draft.config["days_taken_for_empty"]
+    if empty:
+        print(
+            f"note: --allow-missing: days without a partition are taken for days without events: "
+            f"{', '.join(empty)}",
+            file=sys.stderr,
+        )
     missing = draft.config["left_context_missing_days"]
     if missing:
         print(

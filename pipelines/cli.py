@@ -282,11 +282,11 @@ def run_and_publish(
     done = manifest.load(draft.root, draft.version)
     if done is not None:
         current = manifest.load_current(draft.root)
-        if current is None or current.run.finished_at < done.run.finished_at:
-            current = done  # its run died between the commit and the pointer
-            manifest.set_current(draft.root, done)
         print(f"{where} is already published from this input; nothing to do")
-        if current.version != done.version:
+        if current is None or current.run.finished_at < done.run.finished_at:
+            # Its run may have died between the commit and the pointer.
+            manifest.make_current(draft.root, done)
+        elif current.version != done.version:
             print(f"note: the current version is a later one, {current.version}")
         return None
     with attempt(draft, keep), console.show_progress(stages, is_local(options)):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import pathlib
 import secrets
 import sys
@@ -125,15 +124,8 @@ def _list_inputs(patterns: list[str]) -> list[tuple[str, int]]:
                 f"--input: no file matches {pattern!r} (quote the pattern; a missing day is not "
                 "an empty day)"
             )
-        listed.update((_plain(path), size) for path, size in found)
+        listed.update((storage.absolute(path), size) for path, size in found)
     return sorted(listed.items())
-
-
-def _plain(path: str) -> str:
-    """One spelling of a local path, so that two patterns do not name one file twice."""
-    from transforms import storage
-
-    return os.path.normpath(path) if storage.is_local(path) else path
 
 
 def _checksum(path: str) -> str:
@@ -162,6 +154,9 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, IngestPlan]:
     from transforms.adapters import get_adapter
 
     adapter = get_adapter(args.format)
+    root = store.partition_root(args.store, args.date)
+    store.check_place(args.store)
+    publish.check_place(root, "events", args.date.isoformat(), "--store")
     inputs = _list_inputs(args.input)
     key_id = pseudonyms.key_id(pseudonyms.read_key(args.user_key)) if args.user_key else None
     store_config = store.plan_config(args.store, args.buckets, key_id)
@@ -192,7 +187,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, IngestPlan]:
         }
     )
     draft = publish.Draft(
-        root=store.partition_root(args.store, args.date),
+        root=root,
         kind="events",
         name=args.date.isoformat(),
         version=f"v-{fingerprint}",

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "semantic-ids": ("pipelines.semantic_ids", "item embeddings -> a versioned table of codes"),
     "schema": ("pipelines.schema", "the schema inferred from a version, to curate"),
     "inspect": ("pipelines.inspect", "schema, counts and a few rows of a published version"),
+    "current": ("pipelines.current", "the current version; the way back to an older one"),
     "formats": ("pipelines.formats", "the log formats that ingest reads"),
 }
 

@@ -100,7 +100,7 @@ def _list_inputs(pattern: str) -> tuple[InputFileEntry, ...]:
     if not found:
         raise UsageError(f"--embeddings: no file matches {pattern!r}")
     return tuple(
-        InputFileEntry(path=path, bytes=size, checksum=storage.checksum(path))
+        InputFileEntry(path=storage.absolute(path), bytes=size, checksum=storage.checksum(path))
         for path, size in found
     )
 
@@ -138,6 +138,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, Embeddings, Sema
 
     if importlib.util.find_spec("sklearn") is None:
         raise UsageError(f"{_LIBRARY} is not installed; pip install 'playhead[semantic-ids]'")
+    publish.check_place(args.output, semantic_ids.KIND, semantic_ids.KIND, "--output")
     inputs = _list_inputs(args.embeddings)
     source = embeddings.describe(
         tuple(entry.path for entry in inputs), args.id_column, args.vector_column

@@ -45,7 +45,7 @@ from transforms.shards import Shard
 from transforms.specs import DatasetSpec, SequencesSpec
 from transforms.splits import SPLITS
 from transforms.statistics import SplitStatistics
-from transforms.store import BucketFile
+from transforms.store import BucketFile, PartitionRef
 from transforms.tables import typed
 from transforms.tfrecord import Layout
 
@@ -74,8 +74,9 @@ class BuildPlan:
       key: columns that identify a row.
       read_first_us, read_end_us: range of event_time that is read.
       as_of_us: events received later are not there; None if all are.
-      event_files: for each bucket the files of all partitions, in partition order.
-      item_day_files: (path, entry) of the item counts of the partitions.
+      event_partitions: whose events are read, by day. Their files are not listed: workers ask the
+        manifests for them, so that the graph does not grow with the number of buckets.
+      item_day_partitions: whose item counts are read.
       catalog: path of a table of CatalogTrack; None if items exist from when they were seen.
       vocabulary: path of the vocabulary of an earlier version; None to fit one.
       semantic_ids: path of the version of item codes; None if there is none.
@@ -91,8 +92,8 @@ class BuildPlan:
     read_first_us: int
     read_end_us: int
     as_of_us: int | None
-    event_files: dict[int, list[BucketFile]]
-    item_day_files: list[tuple[str, FileEntry]]
+    event_partitions: tuple[PartitionRef, ...]
+    item_day_partitions: tuple[PartitionRef, ...]
     catalog: str | None
     vocabulary: tuple[str, FileEntry] | None
     semantic_ids: str | None
@@ -118,7 +119,7 @@ def _day_of(instant_us: int) -> datetime.date:
 
 def write_side_tables(plan: BuildPlan) -> list[str]:
     """Makes what all buckets share; returns the vocabulary's FileEntry as JSON, if there is one."""
-    tables = [store.read_table(path, entry) for path, entry in plan.item_day_files]
+    tables = [table for each in plan.item_day_partitions for table in each.item_days()]
     counts = pl.concat(tables) if tables else pl.DataFrame(schema=store.ITEM_DAY_SCHEMA)
     if plan.as_of_us is not None:
         counts = counts.filter(pl.col("known_day") < _day_of(plan.as_of_us + 1))
@@ -187,10 +188,23 @@ def _load_side_tables(plan: BuildPlan) -> SideTables:
     return _loaded[plan.side_root]
 
 
+_listed: dict[tuple[PartitionRef, ...], list[dict[int, BucketFile]]] = {}
+
+
+def event_files(plan: BuildPlan) -> list[dict[int, BucketFile]]:
+    """The file of each bucket in each partition, in partition order; read once a worker process and
+    build."""
+    with _loading:
+        if plan.event_partitions not in _listed:
+            _listed.clear()
+            _listed[plan.event_partitions] = [each.event_files() for each in plan.event_partitions]
+        return _listed[plan.event_partitions]
+
+
 def build_bucket(bucket: int, plan: BuildPlan, side: SideTables) -> Built:
     """All rows of a bucket by split, and its counts."""
     parts, left_out = [], {"late": 0, "after_as_of": 0}
-    for file in plan.event_files.get(bucket, []):
+    for file in (by_bucket[bucket] for by_bucket in event_files(plan) if bucket in by_bucket):
         part, skipped = store.read_events(
             file, rows.READ_COLUMNS, plan.read_first_us, plan.read_end_us, plan.as_of_us
         )
@@ -210,6 +224,9 @@ def build_rows(table: pl.DataFrame, plan: BuildPlan, side: SideTables) -> Built:
         table = pl.DataFrame(schema=store.schema_of(rows.READ_COLUMNS))
     listening = Listening.of(table, plan.spec.sessions.rule, plan.spec.labels.play_rule)
     built: Built = kind.build(listening, plan.spec, plan.within, side)
+    held = {"held_out_arms": rows.held_out_counts(listening, plan.spec)}
+    if plan.spec.splits.experiment_holdouts:
+        built = Built(built.tables, {**built.counts, **held})
     if plan.spec.kind not in _EXPOSED:
         return built
     shown = table.filter(

@@ -25,6 +25,7 @@ from transforms import (
     gates,
     manifest,
     report,
+    splits,
     statistics,
     tfdv,
 )
@@ -50,9 +51,9 @@ class Previous:
 
     @classmethod
     def of(cls, root: str, draft: Draft) -> Previous | None:
-        """None if there is none of the same dataset, or it has no rows."""
+        """None if there is none, or its rows are other things than those of the draft."""
         found = manifest.load_current(root)
-        if found is None or found.name != draft.name or found.status == "EMPTY":
+        if found is None or found.status == "EMPTY" or _unit(found.config) != _unit(draft.config):
             return None
         read = {}
         for role in ("statistics", "tallies"):
@@ -69,6 +70,24 @@ class Previous:
                 if path in read
             },
         )
+
+
+# Fields of a spec that say what a row stands for: counts and distributions of rows of other units
+# are no drift.
+_UNITS = {
+    "ranking": (),
+    "retrieval": ("positive",),
+    "sequences": ("length", "stride", "period", "packing", "min_length"),
+    "sessions": ("min_plays",),
+}
+
+
+def _unit(config: dict[str, Any]) -> tuple[Any, ...]:
+    """What a row of a version stands for. Of what else a spec says, such as surfaces or labels, a
+    change is for the gates to see."""
+    spec = config["spec"]
+    rows = spec["examples"]["rows"] if spec["kind"] == "ranking" else None
+    return spec["kind"], rows, *(spec[field] for field in _UNITS[spec["kind"]])
 
 
 def statistics_path(split: str) -> str:
@@ -135,6 +154,7 @@ class FinishDataset:
             self.quarantine_share,
         )
         findings, drift = verdict.findings, verdict.drift
+        findings += splits.check(counts, draft.config["splits"])
         if "exposure" in counts:
             findings += exposure.check(counts["exposure"], self.spec.exposure)
         encoded = {split: statistics.encode(each) for split, each in computed.items()}

@@ -22,6 +22,11 @@ from transforms.timeline import BoolArray, IntArray, Occurrences, SortedGroups
 def merge_partitions(parts: list[pl.DataFrame]) -> tuple[pl.DataFrame, Counts]:
     """One sorted table without duplicates from a bucket's tables of several partitions.
 
+    Of an event id that arrived again the earliest arrival counts, whatever the later one says: its
+    `event_time`, too. That holds for what is read together. A partition knows ids only of its own
+    arrivals, so an id that is sent again with an event_time further away than the build's context
+    counts on both days; within it such events are counted as `conflicting_across_partitions`.
+
     Args:
       parts: the same store columns each, in store order.
 
@@ -29,9 +34,9 @@ def merge_partitions(parts: list[pl.DataFrame]) -> tuple[pl.DataFrame, Counts]:
       The events that count (near duplicates left out), and the counts of those that do not.
     """
     table = pl.concat(parts) if parts else pl.DataFrame()
-    dropped = 0
+    dropped = conflicting = 0
     if len(parts) > 1:
-        table, dropped, _ = drop_duplicates(table)
+        table, dropped, conflicting = drop_duplicates(table)
         table = sort_events(table)
     near = int(table[NEAR_DUPLICATE].sum()) if table.height else 0
     if near:
@@ -39,6 +44,7 @@ def merge_partitions(parts: list[pl.DataFrame]) -> tuple[pl.DataFrame, Counts]:
     counts = {
         "events": table.height,
         "duplicate_across_partitions": dropped,
+        "conflicting_across_partitions": conflicting,
         "near_duplicate": near,
     }
     return table, counts

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import pydantic
 
@@ -141,7 +140,7 @@ class Manifest(StrictModel):
       version: folder name; ends in the fingerprint, so equal work has an equal name.
       fingerprint: digest of inputs, configuration and code version.
       code_version: of Playhead.
-      status: "OK", or "EMPTY" when there were input files but no event was kept.
+      status: "OK", or "EMPTY" when there are no rows; then only a partition can be current.
       config: options and spec that decide the data.
       columns: of the data files.
       key: columns that identify a row.
@@ -270,7 +269,6 @@ def commit(root: str, manifest: Manifest) -> Manifest:
     Create-if-absent decides between concurrent attempts: exactly one manifest exists for a version.
     If another attempt of the same work was first, its manifest is returned: the caller deletes its
     own files. The pointer is written after the manifest, so it never names an uncommitted version.
-    A dataset version without rows does not take the place of one that readers use.
 
     Raises:
       DataRefusedError: if the committed version holds other data than ours. Equal fingerprints must
@@ -286,9 +284,15 @@ def commit(root: str, manifest: Manifest) -> Manifest:
                 f"{path}: already published with other data (digest {winner.digest()[:12]}, "
                 f"this attempt has {manifest.digest()[:12]}); nothing was changed"
             )
-    if winner.kind == "events" or winner.status == "OK" or load_current(root) is None:
-        set_current(root, winner)
+    make_current(root, winner)
     return winner
+
+
+def make_current(root: str, manifest: Manifest) -> None:
+    """Points `CURRENT.json` at what was just committed. A version without rows never becomes
+    current, for nobody can train on it; a partition without events does: it stands for its day."""
+    if manifest.kind == "events" or manifest.status == "OK":
+        set_current(root, manifest)
 
 
 def set_current(root: str, manifest: Manifest) -> None:
@@ -324,8 +328,7 @@ def resolve(path: str, expected: str = "a dataset") -> tuple[str, Manifest]:
       DataRefusedError: if what is there is damaged.
     """
     path = path.rstrip("/") or path
-    if storage.is_local(path):
-        path = os.path.abspath(path)
+    path = storage.absolute(path)
     folder, name = path.rsplit("/", 1) if "/" in path else ("", path)
     if storage.exists(storage.join(path, AUDIT_NAME)):
         refused: Manifest = _parse(storage.join(path, AUDIT_NAME), Manifest)
@@ -337,7 +340,17 @@ def resolve(path: str, expected: str = "a dataset") -> tuple[str, Manifest]:
     return path, require_current(path, expected)
 
 
-def read_verified(path: str, entry: FileEntry) -> bytes:
+class Published(Protocol):
+    """What tells the bytes of a published file from others."""
+
+    @property
+    def bytes(self) -> int: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+
+def read_verified(path: str, entry: Published) -> bytes:
     """All bytes of a file of a version, if they are those that were published.
 
     Raises:
@@ -347,9 +360,22 @@ def read_verified(path: str, entry: FileEntry) -> bytes:
         data = storage.read_bytes(path)
     except FileNotFoundError:
         raise DataRefusedError(f"{path}: is listed in the manifest, but is not there") from None
-    if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
+    _check_bytes(path, entry, hashlib.sha256(data).hexdigest(), len(data))
+    return data
+
+
+def verify(path: str, entry: Published) -> None:
+    """`read_verified` of a file of any size, which is not held."""
+    try:
+        digest, size = storage.sha256(path)
+    except FileNotFoundError:
+        raise DataRefusedError(f"{path}: is listed in the manifest, but is not there") from None
+    _check_bytes(path, entry, digest, size)
+
+
+def _check_bytes(path: str, entry: Published, digest: str, size: int) -> None:
+    if (size, digest) != (entry.bytes, entry.sha256):
         raise DataRefusedError(
             f"{path}: was changed after it was published (expected {entry.bytes} bytes with "
-            f"SHA-256 {entry.sha256[:12]}..., got {len(data)} others)"
+            f"SHA-256 {entry.sha256[:12]}..., got {size} others)"
         )
-    return data

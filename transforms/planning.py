@@ -2,7 +2,11 @@
 
 A build of days needs the partitions that hold the events of those days and of their context on both
 sides. A day without a partition is not an empty day: it stops the build, unless the caller says
-otherwise. Days before the store's first one are its history's beginning, not missing.
+otherwise. Days before the store's first one are its history's beginning, and days after its last
+one are still to come: they are not missing.
+
+As of an instant the store is what it was then: a partition, daily or import, is there when its day
+is over, and later ones have no part in anything that is decided here.
 """
 
 from __future__ import annotations
@@ -10,22 +14,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from transforms import manifest, semantic_ids, splits, storage, store
+from transforms import coverage, manifest, semantic_ids, splits, storage, store
 from transforms.building import KINDS, BuildPlan
+from transforms.bursts import BURST_CONTEXT_US
+from transforms.coverage import ONE_DAY, Coverage
 from transforms.datasets.rows import BuildRange
 from transforms.errors import DataRefusedError, UsageError
 from transforms.features.item import WINDOW_DAYS
 from transforms.manifest import FileEntry, InputVersionEntry
 from transforms.specs import DatasetSpec, RankingSpec
 from transforms.splits import MEMORY_US, Borders
-from transforms.store import BucketFile, Partition, StoreConfig
-from transforms.timeline import DAY_US, HOUR_US
-
-_ONE_DAY = datetime.timedelta(days=1)
-_EPOCH = datetime.date(1970, 1, 1)
+from transforms.store import Partition, PartitionRef, StoreConfig
+from transforms.timeline import DAY_US
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +58,11 @@ class Request:
 
     @property
     def first_us(self) -> int:
-        return day_start_us(self.first_day)
+        return coverage.day_start_us(self.first_day)
 
     @property
     def end_us(self) -> int:
-        return day_start_us(self.last_day + _ONE_DAY)
+        return coverage.day_start_us(self.last_day + ONE_DAY)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,39 +90,6 @@ class Planned:
         )
 
 
-def day_start_us(day: datetime.date) -> int:
-    """UTC microseconds of a day's first instant."""
-    return (day - _EPOCH).days * DAY_US
-
-
-def days(first: datetime.date, last: datetime.date) -> list[datetime.date]:
-    """Inclusive range of days."""
-    return [first + _ONE_DAY * i for i in range((last - first).days + 1)]
-
-
-def covered_days(partitions: Iterable[Partition]) -> set[datetime.date]:
-    """Days whose arrivals the partitions hold."""
-    ranges = [partition.stands_for for partition in partitions]
-    return {day for span in ranges if span is not None for day in days(*span)}
-
-
-def complete_until(
-    start: datetime.date,
-    covered: set[datetime.date],
-    imported: set[datetime.date],
-    lateness_days: int,
-) -> datetime.date:
-    """The first day from `start` on of which events that count may still arrive.
-
-    A day is complete when an import stands for it, or when the arrivals of it and of the
-    `lateness_days` after it are covered.
-    """
-    day = start
-    while day in imported or all(d in covered for d in days(day, day + _ONE_DAY * lateness_days)):
-        day += _ONE_DAY
-    return day
-
-
 def plan_build(request: Request) -> Planned:
     """Everything that is decided before a pipeline exists.
 
@@ -132,6 +102,10 @@ def plan_build(request: Request) -> Planned:
             f"--end-date: expected {request.first_day} or later, got {request.last_day}"
         )
     if request.catalog is not None:
+        if not spec.pool_days:
+            raise UsageError(
+                f"--catalog: only datasets that draw negatives (retrieval) use it, got {spec.kind}"
+            )
         store.read_catalog(request.catalog)  # what is no catalog is refused now, not by a worker
     config = store.require_config(request.store)
     if spec.output.shards > config.bucket_count:
@@ -145,30 +119,31 @@ def plan_build(request: Request) -> Planned:
         )
     except ValueError as error:
         raise UsageError(f"{request.spec_name}: {error}") from None
-    known = [p for p in store.partitions(request.store) if _was_there(p, request.as_of_us)]
+    known = _Known.of(request)
+    there = known.partitions
     remembered_us = min(request.first_us, borders.train_end_us)
     read_first_us = min(
         request.first_us - spec.left_context_us,
         remembered_us - MEMORY_US - spec.sessions.rule.cap_us,
     )
     read_end_us = request.end_us + spec.right_context_us
-    partitions = [p for p in known if _may_hold(p, read_first_us, read_end_us, spec.lateness_us)]
+    partitions = [p for p in there if _may_hold(p, read_first_us, read_end_us, spec.lateness_us)]
     count_days = max(WINDOW_DAYS, spec.pool_days)
     counted = [
         p
-        for p in known
+        for p in there
         if _may_hold(p, remembered_us - count_days * DAY_US, request.end_us, spec.lateness_us)
     ]
-    covered, back = _check_days(request, known, read_first_us)
+    covered, back = _check_days(request, known, read_first_us, read_end_us - BURST_CONTEXT_US)
     watermark_us = _watermark_us(request, known, covered, read_end_us)
     within = BuildRange(
         first_us=request.first_us,
         end_us=request.end_us,
         watermark_us=watermark_us,
         borders=borders,
-        play_sources=tuple(sorted(_play_sources(spec, known))),
-        like_sources=tuple(sorted(_sources_that_tell("like", known))),
-        save_sources=tuple(sorted(_sources_that_tell("save", known))),
+        play_sources=tuple(sorted(_play_sources(spec, there))),
+        like_sources=tuple(sorted(_sources_that_tell("like", there))),
+        save_sources=tuple(sorted(_sources_that_tell("save", there))),
     )
     inputs = [
         _input_of(p)
@@ -176,8 +151,8 @@ def plan_build(request: Request) -> Planned:
     ]
     levels, given = _codes(request, borders)
     inputs += given
-    vocabulary, given = _vocabulary(request, borders)
-    inputs += given
+    vocabulary = _vocabulary(request, borders)
+    inputs += vocabulary.inputs
     kind = KINDS[spec.kind]
     columns = kind.columns(spec, levels) if spec.kind == "sequences" else kind.columns(spec)
     key = kind.key(spec) if spec.kind == "sequences" else kind.KEY
@@ -189,10 +164,10 @@ def plan_build(request: Request) -> Planned:
         read_first_us=read_first_us,
         read_end_us=read_end_us,
         as_of_us=request.as_of_us,
-        event_files=_event_files(partitions, spec),
-        item_day_files=[file for p in counted for file in p.files("item_day")],
+        event_partitions=tuple(_reference(p, spec) for p in partitions),
+        item_day_partitions=tuple(_reference(p, spec) for p in counted),
         catalog=request.catalog,
-        vocabulary=vocabulary,
+        vocabulary=vocabulary.file,
         semantic_ids=request.semantic_ids,
         attempt_root="",
         side_root="",
@@ -210,12 +185,14 @@ def plan_build(request: Request) -> Planned:
             if first < request.end_us and end > request.first_us
         },
         "left_context_missing_days": back,
+        "days_taken_for_empty": sorted(map(str, covered.empty if covered.daily else ())),
         "catalog": None if request.catalog is None else storage.checksum(request.catalog),
         "sources": {
             "play": list(within.play_sources),
             "like": list(within.like_sources),
             "save": list(within.save_sources),
         },
+        **vocabulary.config,
     }
     return Planned(plan, config, tuple(inputs), settings, _quarantine_share(partitions))
 
@@ -224,79 +201,116 @@ def _input_of(partition: Partition) -> InputVersionEntry:
     return InputVersionEntry(
         name=f"events/dt={partition.day.isoformat()}",
         version=partition.manifest.version,
-        digest=partition.manifest.digest(),
+        digest=partition.digest,
     )
-
-
-def _was_there(partition: Partition, as_of_us: int | None) -> bool:
-    """Whether a partition may hold something that was received by the instant."""
-    return as_of_us is None or day_start_us(partition.day) <= as_of_us
 
 
 def _may_hold(partition: Partition, first_us: int, end_us: int, lateness_us: int) -> bool:
     """Whether a partition may hold events of [first, end) that count."""
     held = partition.event_days
-    if held is None or (partition.is_daily and day_start_us(partition.day) > end_us + lateness_us):
+    if held is None or (
+        partition.is_daily and coverage.day_start_us(partition.day) > end_us + lateness_us
+    ):
         return False
-    return day_start_us(held[0]) < end_us and day_start_us(held[1] + _ONE_DAY) > first_us
+    return (
+        coverage.day_start_us(held[0]) < end_us
+        and coverage.day_start_us(held[1] + ONE_DAY) > first_us
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """What the store had at the instant that is built as of.
+
+    Attributes:
+      partitions: those that were there, by day.
+      coverage: the days that they stand for, and those that are taken for empty.
+      is_cut: the store has more by now.
+    """
+
+    partitions: list[Partition]
+    coverage: Coverage
+    is_cut: bool
+
+    @classmethod
+    def of(cls, request: Request) -> _Known:
+        held = store.partitions(request.store)
+        there = [p for p in held if coverage.is_over(p.day, request.as_of_us)]
+        return cls(there, Coverage.of(there), len(there) < len(held))
+
+    @property
+    def text(self) -> str:
+        """Which days they are, for a message."""
+        found = self.coverage.daily | self.coverage.imported
+        held = f"it holds {min(found)} to {max(found)}" if found else "it is empty"
+        return f"as known by --as-of {held}" if self.is_cut else held
 
 
 def _check_days(
-    request: Request, known: list[Partition], read_first_us: int
-) -> tuple[set[datetime.date], int]:
-    """Refuses a range if a day of it, or of the context before it, has no partition.
+    request: Request, known: _Known, read_first_us: int, labelled_end_us: int
+) -> tuple[Coverage, int]:
+    """Refuses a range if a day of it, or of the context around it, has no partition.
+
+    Args:
+      request: range of days.
+      known: of the store.
+      read_first_us: of event_time; the context before begins here.
+      labelled_end_us: labels look at events before this; what is late of them arrives after it.
 
     Returns:
-      The days that are covered, and how many days of the context lie before the store's first.
+      The coverage with the days that are taken for empty, and how many days of the context lie
+      before the store's first.
 
     Raises:
       DataRefusedError: naming the days.
     """
-    covered = covered_days(known)
-    wanted = days(request.first_day, request.last_day)
-    before = days(_EPOCH + _ONE_DAY * (read_first_us // DAY_US), request.first_day - _ONE_DAY)
-    if known and not any(partition.is_daily for partition in known):
+    found = known.coverage
+    wanted = coverage.days(request.first_day, request.last_day)
+    before = coverage.days(coverage.day_of(read_first_us), request.first_day - ONE_DAY)
+    if known.partitions and not found.daily:
         # A store of imports has no partition that could be missing: a day that no event is of was
         # a day without listening.
-        return covered.union(before, wanted), 0
-    begin = min(covered, default=request.first_day)
-    missing = [day for day in before if day >= begin and day not in covered]
-    missing += [day for day in wanted if day not in covered]
+        return _with_empty(found, [*before, *wanted], request), 0
+    begin = min(found.covered, default=request.first_day)
+    until = coverage.day_of(labelled_end_us - 1) + ONE_DAY * request.spec.labels.lateness_days
+    until = min(until, found.last_daily or request.last_day)
+    after = coverage.days(request.last_day + ONE_DAY, until)
+    read = [*(day for day in before if day >= begin), *wanted, *after]
+    missing = [day for day in read if day not in found.covered]
     if missing and not request.allow_missing:
         shown = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        held = f"it holds {min(covered)} to {max(covered)}" if covered else "it is empty"
         raise DataRefusedError(
             f"the store has no partition for {len(missing)} of the days that are read ({shown}); "
-            f"{held}; ingest them, or give --allow-missing to treat them as days without events"
+            f"{known.text}; ingest them, or give --allow-missing to treat them as days without "
+            "events"
         )
-    return covered.union(missing), sum(day < begin for day in before)
+    return _with_empty(found, missing, request), sum(day < begin for day in before)
 
 
-def _watermark_us(
-    request: Request, known: list[Partition], covered: set[datetime.date], read_end_us: int
-) -> int:
+def _with_empty(found: Coverage, more: list[datetime.date], request: Request) -> Coverage:
+    """The coverage with days without events, as far as they were over."""
+    return found.with_empty(day for day in more if coverage.is_over(day, request.as_of_us))
+
+
+def _watermark_us(request: Request, known: _Known, covered: Coverage, read_end_us: int) -> int:
     """Before which instant everything that counts is known.
 
     Raises:
-      UsageError: naming the horizon, if it reaches beyond the store for every row of the range.
+      UsageError: naming the horizon, if it reaches beyond what is known for every row of the range.
     """
-    spec, as_of_us = request.spec, request.as_of_us
-
-    def over(found: set[datetime.date]) -> set[datetime.date]:
-        if as_of_us is None:
-            return found
-        return {day for day in found if day_start_us(day + _ONE_DAY) <= as_of_us + 1}
-
-    imported = over(covered_days(p for p in known if not p.is_daily))
-    until = complete_until(request.first_day, over(covered), imported, spec.labels.lateness_days)
-    watermark_us = min(read_end_us, day_start_us(until))
-    if request.first_us + spec.labels.horizon_us > watermark_us:
-        latest = max(over(covered), default=None)
+    labels = request.spec.labels
+    until = covered.complete_until(request.first_day, labels.lateness_days)
+    watermark_us = min(read_end_us, coverage.day_start_us(until))
+    if request.first_us + labels.horizon_us > watermark_us:
+        latest = max(covered.covered, default=None)
+        beyond, cure = "the store, which holds", "ingest later days"
+        if known.is_cut:
+            beyond, cure = "what --as-of knows,", "give a later --as-of"
         raise UsageError(
             f"{request.spec_name}: labels.horizon_hours: the label windows of {request.first_day} "
-            f"({spec.labels.horizon_hours:g} h) and the {spec.labels.lateness_days} days that late "
-            f"events have (labels.lateness_days) reach beyond the store, which holds what arrived "
-            f"until {latest}; ingest later days, build earlier ones, or shorten them"
+            f"({labels.horizon_hours:g} h) and the {labels.lateness_days} days that late "
+            f"events have (labels.lateness_days) reach beyond {beyond} what arrived "
+            f"until {latest}; {cure}, build earlier ones, or shorten them"
         )
     return watermark_us
 
@@ -325,15 +339,14 @@ def _play_sources(spec: DatasetSpec, partitions: list[Partition]) -> set[str]:
     return sources - {s for p in partitions for s in p.sources if p.count_of(s, "impression")}
 
 
-def _event_files(partitions: list[Partition], spec: DatasetSpec) -> dict[int, list[BucketFile]]:
-    """The files of each bucket, in partition order."""
-    found: dict[int, list[BucketFile]] = {}
-    for partition in partitions:
-        lateness_days = spec.labels.lateness_days if partition.is_daily else None
-        for path, entry in partition.files("events"):
-            file = BucketFile(path, entry, lateness_days)
-            found.setdefault(entry.first_bucket or 0, []).append(file)
-    return found
+def _reference(partition: Partition, spec: DatasetSpec) -> PartitionRef:
+    """What a plan holds of a partition: however late an event of an import arrived, it counts."""
+    return PartitionRef(
+        partition.root,
+        partition.manifest.version,
+        partition.digest,
+        spec.labels.lateness_days if partition.is_daily else None,
+    )
 
 
 def _quarantine_share(partitions: list[Partition]) -> float:
@@ -370,13 +383,46 @@ def _codes(request: Request, borders: Borders) -> tuple[int, list[InputVersionEn
     ]
 
 
-def _vocabulary(
-    request: Request, borders: Borders
-) -> tuple[tuple[str, FileEntry] | None, list[InputVersionEntry]]:
-    """File of the vocabulary that was given, None if none; and what to list as input."""
+@dataclasses.dataclass(frozen=True)
+class _Vocabulary:
+    """Of a sequences dataset.
+
+    Attributes:
+      file: of the version that was given; None to fit one.
+      inputs: what to list as input.
+      days: half open range of the days that it is, or was, fitted on; None for other kinds.
+    """
+
+    file: tuple[str, FileEntry] | None = None
+    inputs: tuple[InputVersionEntry, ...] = ()
+    days: tuple[datetime.date, datetime.date] | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {} if self.days is None else {"vocabulary_days": list(map(str, self.days))}
+
+
+def _vocabulary(request: Request, borders: Borders) -> _Vocabulary:
+    """The vocabulary that was given, or the days that one is fitted on.
+
+    Days of train that are not built are no leak: a vocabulary of a range is that of its days too.
+
+    Raises:
+      UsageError: if there is neither, or it was fitted on days that do not lie whole in train.
+    """
+    is_sequences = request.spec.kind == "sequences"
     if request.vocabulary is None:
-        return None, []
-    if request.spec.kind != "sequences":
+        if not is_sequences:
+            return _Vocabulary()
+        end = min(borders.train_end_day, request.last_day + ONE_DAY)
+        if end <= request.first_day:
+            raise UsageError(
+                f"--vocabulary: no day from {request.first_day} to {request.last_day} lies whole "
+                f"in train, which ends {_text(borders.train_end_us)}, so there is none to fit a "
+                "vocabulary on; give a version with days of train, or build more days"
+            )
+        return _Vocabulary(days=(request.first_day, end))
+    if not is_sequences:
         raise UsageError(
             f"--vocabulary: only datasets of kind sequences have one, got {request.spec.kind}"
         )
@@ -388,12 +434,20 @@ def _vocabulary(
             f"--vocabulary: {request.vocabulary}: a dataset of kind sequences was expected, for "
             "others have no vocabulary"
         )
-    until_us, border_us = found.config["splits"].get("train", [0, 0])[1], borders.train_end_us
-    if until_us > min(border_us, request.end_us):
-        hours = (until_us - border_us) / HOUR_US
+    first, end = map(datetime.date.fromisoformat, found.config["vocabulary_days"])
+    if end > borders.train_end_day:
         raise UsageError(
-            f"--vocabulary: {found.version} was fitted on days until {hours:g} h after train ends; "
-            "use one of no later days"
+            f"--vocabulary: {found.version} was fitted on days until {end - ONE_DAY}, but train "
+            f"ends {_text(borders.train_end_us)}; use one of no later days"
         )
     entry = InputVersionEntry(name="vocabulary", version=found.version, digest=found.digest())
-    return (manifest.file_path(root, found, files[0]), files[0]), [entry]
+    return _Vocabulary(
+        (manifest.file_path(root, found, files[0]), files[0]), (entry,), (first, end)
+    )
+
+
+def _text(instant_us: int) -> str:
+    """A UTC minute, for a message."""
+    return (
+        f"{datetime.datetime.fromtimestamp(instant_us // 1_000_000, datetime.UTC):%Y-%m-%d %H:%M}"
+    )

@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 import apache_beam as beam
 
 from transforms import counts as row_counts
-from transforms import manifest, storage
+from transforms import manifest, storage, store
 from transforms.counts import Counts
-from transforms.errors import DataRefusedError, UnreadableInputError
+from transforms.errors import DataRefusedError, UnreadableInputError, UsageError
 from transforms.manifest import (
     ColumnEntry,
     FileEntry,
@@ -85,6 +85,37 @@ class Draft:
         )
 
 
+def check_place(root: str, kind: str, name: str, option: str) -> None:
+    """Refuses to publish into a folder that belongs to something else, before any work.
+
+    Args:
+      root: where versions are to lie.
+      kind, name: of the version to be.
+      option: that named the folder, for the message.
+
+    Raises:
+      UsageError: if the folder is an event store or a version, or if versions of another kind or
+        name lie in it, whose readers would then get this.
+    """
+    if storage.exists(storage.join(root, manifest.MANIFEST_NAME)):
+        raise UsageError(f"{option}: {root} is a version; expected a folder of versions, or none")
+    if storage.exists(storage.join(root, store.STORE_FILE)):
+        raise UsageError(f"{option}: {root} is an event store; expected a folder of its own")
+    held = manifest.load_current(root)
+    for version in storage.list_folder(root) if held is None else ():
+        held = held or manifest.load(root, version)
+    if held is not None and (held.kind, held.name) != (kind, name):
+        raise UsageError(
+            f"{option}: {root} holds versions of {_called(held.kind, held.name)}, got "
+            f"{_called(kind, name)}; expected a folder of its own"
+        )
+
+
+def _called(kind: str, name: str) -> str:
+    words = {"events": "the event store's", "dataset": "the dataset"}
+    return f"{words[kind]} {name}" if kind in words else kind.replace("_", " ")
+
+
 Gate = Callable[[Counts, list[FileEntry]], list[str]]
 
 
@@ -142,7 +173,7 @@ class _CommitFn(beam.DoFn):
         done = manifest.load(draft.root, draft.version)
         if done is not None and done.run.attempt == draft.attempt:
             # This step committed and was then run again: its files are not to be touched.
-            manifest.set_current(draft.root, done)
+            manifest.make_current(draft.root, done)
             return [done.version]
         check_file_errors(file_errors, len(draft.inputs))
         entries = sorted(

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Iterable
 
 import numpy as np
 import polars as pl
@@ -31,6 +32,8 @@ import pydantic
 
 from transforms import hashing
 from transforms.config import StrictModel
+from transforms.counts import Counts
+from transforms.findings import Finding
 from transforms.timeline import DAY_US, HOUR_US, BoolArray, IntArray
 
 SPLITS = ("train", "validation", "test")
@@ -224,6 +227,29 @@ def assign(
     for i in reversed(range(len(REASONS))):
         reason[dropped[i]] = i
     return Assigned(np.where(reason < 0, split, -1), reason, is_open & (reason < 0))
+
+
+def check(counts: Counts, periods: Iterable[str]) -> list[Finding]:
+    """Warnings of what a spec asks for and the data do not have: a misspelled arm holds out nobody.
+
+    Args:
+      counts: of the whole dataset: rows of `splits`, and events of `held_out_arms` if there are.
+      periods: splits that have days in the range that is built.
+    """
+    found = [
+        Finding("splits", None, "warning", f"{split} has days in the range, but no rows", 0.0)
+        for split in periods
+        if not counts["splits"][split]
+    ]
+    for experiment, arms in counts.get("held_out_arms", {}).items():
+        for arm, events in arms.items():
+            text = (
+                f"splits.experiment_holdouts: no event is of arm {arm!r} of experiment "
+                f"{experiment!r}; nobody is held out by it"
+            )
+            if not events:
+                found.append(Finding("experiment_holdouts", experiment, "warning", text, 0.0))
+    return found
 
 
 def is_held_out(user_id: pl.Expr, share: float, seed: int) -> pl.Expr:

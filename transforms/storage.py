@@ -25,6 +25,11 @@ def is_local(path: str) -> bool:
     return "://" not in path
 
 
+def absolute(path: str) -> str:
+    """The one name of a file however it was named: local paths from the root, without `..`."""
+    return os.path.abspath(path) if is_local(path) else path
+
+
 def join(base: str, *parts: str) -> str:
     """Joins path parts with `/` for object stores and local paths alike."""
     return posixpath.join(base, *parts)

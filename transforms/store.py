@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import io
 import json
 from typing import Literal
@@ -27,7 +28,7 @@ from transforms.config import StrictModel
 from transforms.counts import Counts
 from transforms.errors import DataRefusedError, UsageError
 from transforms.events import NEAR_DUPLICATE, STORE_SCHEMA
-from transforms.manifest import FileEntry, Manifest
+from transforms.manifest import FileEntry, Manifest, Published
 from transforms.timeline import DAY_US
 
 DEFAULT_BUCKETS = 32
@@ -121,6 +122,16 @@ def plan_config(store: str, buckets: int | None, user_key_id: str | None) -> Sto
     return config
 
 
+def check_place(store: str) -> None:
+    """Refuses a folder that holds something else, before any work."""
+    for name in (manifest.POINTER_NAME, manifest.MANIFEST_NAME):
+        if storage.exists(storage.join(store, name)):
+            raise UsageError(
+                f"--store: {store} holds published versions ({name}); expected an event store, or "
+                "a folder of its own"
+            )
+
+
 def partition_root(store: str, day: datetime.date) -> str:
     """Folder of a day's partition."""
     return storage.join(store, "events", f"dt={day.isoformat()}")
@@ -155,21 +166,15 @@ class Partition:
     day: datetime.date
     manifest: Manifest
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of the manifest: that of a partition of many files takes a while."""
+        return self.manifest.digest()
+
     @property
     def is_daily(self) -> bool:
         """It holds what arrived on its day; otherwise it is an import of many days."""
         return bool(self.manifest.config["one_day_only"])
-
-    @property
-    def stands_for(self) -> tuple[datetime.date, datetime.date] | None:
-        """Inclusive range of days whose arrivals this partition holds; None for an empty import.
-
-        A daily partition stands for its day. An import of a source that does not tell when events
-        arrived stands for every day from its first event to its last.
-        """
-        if self.is_daily:
-            return self.day, self.day
-        return self.event_days
 
     @property
     def event_days(self) -> tuple[datetime.date, datetime.date] | None:
@@ -206,16 +211,71 @@ def partitions(store: str) -> list[Partition]:
 
 
 @dataclasses.dataclass(frozen=True)
+class PartitionRef:
+    """A published partition as a plan carries it to the workers: of one size however many buckets
+    it has. The manifest's digest pins every file that it lists.
+
+    Attributes:
+      root, version, digest: of the partition.
+      lateness_days: how late an event of it may have arrived to count; None: however late.
+    """
+
+    root: str
+    version: str
+    digest: str
+    lateness_days: int | None
+
+    def open(self) -> Manifest:
+        """The manifest that was planned with.
+
+        Raises:
+          DataRefusedError: if it is gone or another one.
+        """
+        found = manifest.load(self.root, self.version)
+        if found is None or found.digest() != self.digest:
+            raise DataRefusedError(
+                f"{self.root}/{self.version}/{manifest.MANIFEST_NAME}: is not the one that this "
+                "build was planned with; build again"
+            )
+        return found
+
+    def event_files(self) -> dict[int, BucketFile]:
+        """The file of each bucket that has events."""
+        found = self.open()
+        return {
+            entry.first_bucket or 0: BucketFile(
+                manifest.file_path(self.root, found, entry),
+                entry.bytes,
+                entry.sha256,
+                self.lateness_days,
+            )
+            for entry in found.files_of("events")
+        }
+
+    def item_days(self) -> list[pl.DataFrame]:
+        """ITEM_DAY_SCHEMA tables of it."""
+        found = self.open()
+        return [
+            read_table(manifest.file_path(self.root, found, entry), entry)
+            for entry in found.files_of("item_day")
+        ]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class BucketFile:
-    """A published file of events: where it is, what the manifest says of it, and how late an event
-    of it may have arrived to count (None: however late, for imports)."""
+    """A published file of events: where it is, what the manifest says of its bytes, and how late an
+    event of it may have arrived to count (None: however late, for imports).
+
+    A worker holds one for every bucket and partition, so it is small.
+    """
 
     path: str
-    entry: FileEntry
+    bytes: int
+    sha256: str
     lateness_days: int | None
 
 
-def read_table(path: str, entry: FileEntry, columns: list[str] | None = None) -> pl.DataFrame:
+def read_table(path: str, entry: Published, columns: list[str] | None = None) -> pl.DataFrame:
     """Some columns of a published Parquet file, after checking its bytes."""
     return pl.read_parquet(io.BytesIO(manifest.read_verified(path, entry)), columns=columns)
 
@@ -269,7 +329,7 @@ def read_events(
     Raises:
       DataRefusedError: if the file is not the one that was published.
     """
-    table = read_table(file.path, file.entry, columns)
+    table = read_table(file.path, file, columns)
     event, received = (pl.col(name).to_physical() for name in ("event_time", "received_time"))
     inside = (event >= first_us) & (event < end_us)
     late = after = pl.lit(value=False)

@@ -15,8 +15,9 @@ from typing import Any
 import polars as pl
 import pytest
 
+from pipelines import build
 from tests import jobs
-from transforms import building, manifest
+from transforms import building, finishing, manifest
 
 D5, D6, D7, D8 = (datetime.date(2026, 1, day) for day in (5, 6, 7, 8))
 ONE_DAY = datetime.timedelta(days=1)
@@ -229,6 +230,8 @@ def test_a_missing_partition_is_refused_or_allowed_by_name(
     assert "--allow-missing" in ended.err
     assert not (tmp_path / "dataset").exists()
     ended = jobs.ok(*argv, "--allow-missing")
+    assert "note: --allow-missing: days without a partition are taken" in ended.err
+    assert ended.err.count("2026-01-06") == 1
     built = manifest.require_current(str(tmp_path / "dataset"), "it")
     assert built.counts["examples"] == 100
 
@@ -238,8 +241,140 @@ def test_an_empty_day_is_a_day(quick: pathlib.Path, tmp_path: pathlib.Path) -> N
     built = jobs.build(store, quick, D5, D6, tmp_path / "dataset")
     assert built.counts["examples"] == 20
     ended = jobs.ok(*jobs.build_argv(store, quick, D6, D6, tmp_path / "nothing"))
-    assert "EMPTY" in ended.err
-    assert manifest.require_current(str(tmp_path / "nothing"), "it").status == "EMPTY"
+    assert "the version is EMPTY: of 20 events that were read none is an example" in ended.err
+    assert "does not become current: nothing is current here" in ended.err
+    assert manifest.load_current(str(tmp_path / "nothing")) is None
+    again = jobs.ok(*jobs.build_argv(store, quick, D6, D6, tmp_path / "nothing"))
+    assert "nothing to do" in again.out
+    assert manifest.load_current(str(tmp_path / "nothing")) is None
+    (page,) = (tmp_path / "nothing").rglob("report.html")
+    assert "All checks passed" not in page.read_text()
+    assert "train has days in the range, but no rows" in page.read_text()
+
+
+def test_an_empty_version_says_what_was_lost_to_which_reason(
+    quick: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    quick.write_text(f"{QUICK}splits: {{validation_from: 2026-01-06, gap_hours: 24}}\n")
+    events = jobs.plays(20) + jobs.plays(5, users=1, day=D6)
+    store = day_store(tmp_path, {D5: events[:20], D6: events[20:]})
+    shutil.rmtree(store / "events" / "dt=2026-01-06")
+    ended = jobs.ok(*jobs.build_argv(store, quick, D5, D5, tmp_path / "dataset"))
+    assert "of 20 events that were read all examples were left out: gap 20" in ended.err
+    assert "immature" not in ended.err
+
+
+def test_censored_rows_are_a_line_of_their_own(quick: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    text = "splits: {validation_from: 2026-01-06, gap_hours: 0, open_labels: censor}\n"
+    quick.write_text(QUICK + text)
+    store = day_store(tmp_path, {D5: jobs.plays(7 * 280), D6: jobs.plays(7, day=D6), D7: []})
+    ended = jobs.ok(*jobs.build_argv(store, quick, D5, D6, tmp_path / "dataset"))
+    built = manifest.require_current(str(tmp_path / "dataset"), "it")
+    status = jobs.rows(tmp_path / "dataset", built, "train")["label_status"]
+    censored = status.to_list().count("censored")
+    assert censored > 0
+    (line,) = (line for line in ended.out.splitlines() if "censored, labels" in line)
+    assert line.split()[-1] == f"{censored:,}"
+
+
+def test_a_held_out_arm_that_nobody_is_in_is_a_warning(
+    quick: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    quick.write_text(f"{QUICK}splits: {{experiment_holdouts: {{e: [held, misspelt], f: [a]}}}}\n")
+    events = jobs.plays(20)
+    events[0] |= {"experiment_id": "e", "variant": "held"}
+    store = day_store(tmp_path, {D5: events, D6: []})
+    ended = jobs.ok(*jobs.build_argv(store, quick, D5, D5, tmp_path / "dataset"))
+    built = manifest.require_current(str(tmp_path / "dataset"), "it")
+    assert built.counts["held_out_arms"] == {"e": {"held": 1, "misspelt": 0}, "f": {"a": 0}}
+    (entry,) = built.files_of("anomalies")
+    path = pathlib.Path(manifest.file_path(str(tmp_path / "dataset"), built, entry))
+    found = json.loads(path.read_text())["findings"]
+    told = [each["message"] for each in found if each["gate"] == "experiment_holdouts"]
+    assert [("'misspelt'" in each, "'f'" in each) for each in told] == [
+        (True, False),
+        (False, True),
+    ]
+    printed = dict(
+        line.split(maxsplit=1) for line in ended.out.splitlines() if "report.html" in line
+    )
+    assert pathlib.Path(printed["report"]).exists()
+    assert f"warnings of the checks        {len(found)}" in ended.out
+
+
+# --- one folder, one dataset ----------------------------------------------------------------------
+
+
+def test_a_folder_of_something_else_is_refused_before_any_work(
+    quick: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    store, mine = day_store(tmp_path, {D5: jobs.plays(20), D6: []}), tmp_path / "dataset"
+    built = jobs.build(store, quick, D5, D5, mine)
+    other = tmp_path / "other.yaml"
+    other.write_text(QUICK.replace("name: ranking", "name: other"))
+    empty = tmp_path / "empty"
+    jobs.build(store, quick, D6, D6, empty)
+    before = jobs.files_below(tmp_path)
+    raw = tmp_path / "raw" / f"{D5}.parquet"
+    for argv, text in (
+        (jobs.build_argv(store, other, D5, D5, mine), "--output"),
+        (jobs.build_argv(store, other, D5, D5, empty), "--output"),
+        (jobs.build_argv(store, quick, D5, D5, store), "is an event store"),
+        (jobs.build_argv(store, quick, D5, D5, jobs.partition_root(store, D5)), "event store's"),
+        (jobs.build_argv(store, quick, D5, D5, mine / built.version), "is a version"),
+        (jobs.ingest_argv(raw, mine), "--store"),
+        (
+            ["semantic-ids", "--embeddings", raw, "--trained-until", D5, "--output", mine],
+            "--output",
+        ),
+    ):
+        ended = jobs.call(*argv)
+        assert ended.code == 2, argv
+        (line,) = ended.err.strip().splitlines()
+        assert text in line
+    assert jobs.files_below(tmp_path) == before
+
+
+def test_drift_is_measured_against_rows_of_the_same_unit(
+    quick: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    store = day_store(tmp_path, {D5: jobs.plays(20), D6: []})
+    root = tmp_path / "dataset"
+    built = jobs.build(store, quick, D5, D5, root)
+    argv = [str(each) for each in jobs.build_argv(store, quick, D5, D5, root)[1:]]
+    for more, comparable in (
+        ("", True),
+        ("examples: {surfaces: [library]}\n", True),  # a fall of rows is for the gate to see
+        ("examples: {rows: impression}\n", False),
+    ):
+        quick.write_text(QUICK + more)
+        draft, *_ = build.plan(build.build_parser().parse_args(argv), "FnApiRunner")
+        found = finishing.Previous.of(str(root), draft)
+        assert (found is not None and found.manifest == built) == comparable
+
+
+def test_the_pointer_goes_back_to_a_version_whose_files_are_whole(
+    quick: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    store = day_store(tmp_path, {D5: jobs.plays(20), D6: jobs.plays(20, day=D6), D7: []})
+    root = tmp_path / "dataset"
+    old = jobs.build(store, quick, D5, D5, root)
+    new = jobs.build(store, quick, D5, D6, root)
+    assert new.version in jobs.ok("current", "--root", root).out
+    jobs.ok("current", "--root", root, "--set", old.version)
+    assert manifest.load_current(str(root)) == old
+    jobs.ok("current", "--root", root, "--set", new.version)
+    path = pathlib.Path(manifest.file_path(str(root), old, old.files_of("train")[0]))
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    for version, code, text in (
+        (old.version, 3, path.name),
+        (old.version[:-1], 2, f"did you mean {old.version}?"),
+        ("../dataset", 2, "--set: no version"),
+    ):
+        ended = jobs.call("current", "--root", root, "--set", version)
+        assert (ended.code, len(ended.err.strip().splitlines())) == (code, 1)
+        assert text in ended.err
+        assert manifest.load_current(str(root)) == new
 
 
 def test_the_end_before_the_start(quick: pathlib.Path, simulated_store: pathlib.Path) -> None:
@@ -317,7 +452,14 @@ def test_an_event_in_two_partitions_within_the_lateness_is_counted_as_a_duplicat
     store = day_store(tmp_path, {D5: [first], D6: [again], D7: []})
     built = jobs.build(store, spec, D5, D5, tmp_path / "dataset")
     assert built.counts["duplicate_across_partitions"] == 1
+    assert built.counts["conflicting_across_partitions"] == 0
     assert built.counts["examples"] == 1
+    moved = {**again, "event_id": "e0", "event_time": after(jobs.NOON, hours=3)}
+    day_store(tmp_path, {D6: [moved]})
+    built = jobs.build(store, spec, D5, D5, tmp_path / "dataset")
+    assert built.counts["conflicting_across_partitions"] == 1
+    rows = jobs.rows(tmp_path / "dataset", built, "train")
+    assert rows["event_time"].to_list() == [first["event_time"]]  # as it first arrived
 
 
 def test_sources_without_impressions_make_rows_of_their_plays(
@@ -573,7 +715,7 @@ def test_an_empty_version_does_not_take_the_place_of_one_with_rows(
     good = jobs.build(store, quick, D5, D5, tmp_path / "dataset")
     ended = jobs.call(*jobs.build_argv(store, quick, D6, D6, tmp_path / "dataset"))
     assert ended.code == 0
-    assert f"{good.version} stays the current version" in ended.err
+    assert f"{good.version} stays current" in ended.err
     assert manifest.load_current(str(tmp_path / "dataset")) == good
 
 

@@ -777,3 +777,19 @@ def test_a_tiny_file_of_every_format_becomes_a_dataset(tmp_path: pathlib.Path, n
     dataset = jobs.build(store, spec, first, first, tmp_path / "dataset")
     assert dataset.counts["examples"] == by_type["play"]
     assert str(dataset.version) in jobs.ok("inspect", tmp_path / "dataset").out
+
+
+def test_the_same_files_are_the_same_partition_however_they_are_named(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = jobs.write(tmp_path / "raw" / "a.parquet", [*jobs.plays(200), jobs.event(user_id="")])
+    monkeypatch.chdir(tmp_path)
+    found = [
+        jobs.ingest(name, tmp_path / store, "--max-quarantine", "0.1")
+        for store, name in (("a", raw), ("b", "raw/*.parquet"), ("c", "raw/../raw/a.parquet"))
+    ]
+    assert len({each.digest() for each in found}) == 1
+    roles = ("events", "quarantine")
+    assert len({str(jobs.checksums(each, *roles)) for each in found}) == 1
+    ended = jobs.ok(*jobs.ingest_argv("raw/a.parquet", tmp_path / "a"))
+    assert "nothing to do" in ended.out

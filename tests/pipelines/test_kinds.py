@@ -48,7 +48,9 @@ negatives:
 def specs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("specs")
     for name, text in SPECS.items():
-        (folder / f"{name}.yaml").write_text(text + SHARED)
+        # A vocabulary needs a day that lies whole in train.
+        shared = SHARED.replace("gap_hours: 1", "gap_hours: 0") if "length" in text else SHARED
+        (folder / f"{name}.yaml").write_text(text + shared)
     return folder
 
 
@@ -91,7 +93,8 @@ def test_every_split_has_rows_and_the_counts_of_the_manifest(
         assert key.is_unique().all()
     dropped = published.counts["split_dropped"]
     assert dropped["label_window"] > 0
-    if name != "sessions":  # a whole session lies before the border or goes with its window
+    # Sequences have no gap here; of sessions a whole one lies before it or goes with its window.
+    if name in ("ranking", "retrieval"):
         assert dropped["gap"] > 0
     assert dropped["user_holdout"] > 0
 
@@ -154,6 +157,66 @@ def test_days_add_up_to_the_range(
         assert jobs.row_digest(parts) == jobs.row_digest(data_rows(root, published, split))
 
 
+TWO_DAYS_OF_TRAIN = (
+    SPECS["sequences"] + "labels: {horizon_hours: 6}\noutput: {shards: 4}\n"
+    "splits: {validation_from: 2026-01-07, gap_hours: 0}\n"
+)
+
+
+def test_days_add_up_to_the_range_whose_vocabulary_they_take(
+    simulated_store: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Train's 5th takes the indices of all of train, the 6th included; so does validation."""
+    spec, root = tmp_path / "spec.yaml", tmp_path / "range"
+    spec.write_text(TWO_DAYS_OF_TRAIN)
+    whole = jobs.build(simulated_store, spec, D5, D7, root)
+    (entry,) = whole.files_of("vocabulary")
+    assert entry.rows > 0
+    assert whole.config["vocabulary_days"] == ["2026-01-05", "2026-01-07"]
+    parts: dict[str, list[pl.DataFrame]] = {"train": [], "validation": []}
+    for day in (D5, D6, D7):
+        output = tmp_path / str(day)
+        one = jobs.build(simulated_store, spec, day, day, output, "--vocabulary", root)
+        assert one.config["vocabulary_days"] == whole.config["vocabulary_days"]
+        assert one.files_of("vocabulary")[0].sha256 == entry.sha256
+        for split, tables in parts.items():
+            tables += [data_rows(output, one, split)] if one.counts["splits"][split] else []
+    for split, tables in parts.items():
+        wanted = jobs.row_digest(data_rows(root, whole, split))
+        assert jobs.row_digest(pl.concat(tables)) == wanted
+    assert (data_rows(root, whole, "train")["item_index"].explode() >= 4).any()
+
+
+def test_a_vocabulary_of_days_behind_train_is_refused_whoever_handed_it_on(
+    simulated_store: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(TWO_DAYS_OF_TRAIN)
+    jobs.build(simulated_store, spec, D5, D6, tmp_path / "fitted")
+    jobs.build(simulated_store, spec, D7, D7, tmp_path / "on", "--vocabulary", tmp_path / "fitted")
+    spec.write_text(TWO_DAYS_OF_TRAIN.replace("01-07", "01-06"))
+    argv = jobs.build_argv(simulated_store, spec, D5, D6, tmp_path / "dataset")
+    for given in ("fitted", "on"):
+        ended = jobs.call(*argv, "--vocabulary", tmp_path / given)
+        assert ended.code == 2
+        assert "fitted on days until 2026-01-06, but train ends 2026-01-06 00:00" in ended.err
+
+
+@pytest.mark.parametrize(("first", "gap"), [(D6, 0), (D5, 1)])
+def test_sequences_without_a_day_of_train_need_a_vocabulary(
+    simulated_store: pathlib.Path, tmp_path: pathlib.Path, first: datetime.date, gap: int
+) -> None:
+    spec = tmp_path / "spec.yaml"
+    text = TWO_DAYS_OF_TRAIN.replace("01-07", "01-06")
+    spec.write_text(text.replace("gap_hours: 0", f"gap_hours: {gap}"))
+    argv = jobs.build_argv(simulated_store, spec, first, D7, tmp_path / "dataset")
+    ended = jobs.call(*argv)
+    assert ended.code == 2
+    (line,) = ended.err.strip().splitlines()
+    assert f"--vocabulary: no day from {first} to 2026-01-07 lies whole in train" in line
+    assert not (tmp_path / "dataset").exists()
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_both_formats_hold_the_same_rows_in_the_same_order(
     built: dict[str, tuple[pathlib.Path, Manifest]], name: str
@@ -194,6 +257,15 @@ def test_gzip_holds_the_same_records(
         assert gzip.decompress(path.read_bytes()) == raw
 
 
+def assert_equal_versions(now: Manifest, then: Manifest) -> None:
+    """All but the name of the version: rows, statistics, findings, counts, inputs."""
+    assert {**now.config, "as_of_us": None} == then.config
+    assert (now.inputs, now.counts, now.status) == (then.inputs, then.counts, then.status)
+    named = ("report", "card", "croissant")
+    files = [[e for e in each.files if e.role not in named] for each in (now, then)]
+    assert files[0] == files[1]
+
+
 @pytest.mark.parametrize("name", ["ranking", "retrieval", "sequences", "sessions"])
 def test_as_of_knows_what_the_store_knew_then(
     specs: pathlib.Path, simulated_store: pathlib.Path, tmp_path: pathlib.Path, name: str
@@ -208,13 +280,37 @@ def test_as_of_knows_what_the_store_knew_then(
             shutil.rmtree(folder)
     then = jobs.build(store, spec, D5, D5, tmp_path / "a")
     now = jobs.build(simulated_store, spec, D5, D5, tmp_path / "b", "--as-of", "2026-01-08")
-    for split in SPLITS:
-        assert jobs.checksums(now, split) == jobs.checksums(then, split)
-    # An instant before the day is over leaves out what had not arrived by then.
+    assert_equal_versions(now, then)
+    # On a day that is not over nothing of it is known.
     noon = jobs.build(
-        simulated_store, spec, D5, D5, tmp_path / "c", "--as-of", "2026-01-08T12:00:00Z"
+        simulated_store, spec, D5, D5, tmp_path / "c", "--as-of", "2026-01-09T12:00:00Z"
     )
-    assert noon.config["watermark_us"] < then.config["watermark_us"]
+    assert_equal_versions(noon, then)
+
+
+def test_as_of_does_not_see_what_a_source_logs_on_the_day_of_the_instant(
+    tmp_path: pathlib.Path,
+) -> None:
+    """A source of plays alone, which begins to log what it shows in the evening of the 8th."""
+    shown = jobs.event(
+        event_type="impression", played_ms=None, event_time=jobs.NOON + ONE_DAY * 3.25
+    )
+    days = {D5: jobs.plays(60), D6: jobs.plays(60, day=D6), D7: [], D8: [shown]}
+    for day, events in days.items():
+        if day == D8:
+            shutil.copytree(tmp_path / "now", tmp_path / "then")
+        raw = jobs.write(tmp_path / "raw" / f"{day}.parquet", events)
+        jobs.ingest(raw, tmp_path / "now", "--date", day, "--buckets", 4)
+    spec = tmp_path / "spec.yaml"
+    for name in ("ranking", "retrieval"):
+        spec.write_text(
+            SPECS[name] + "labels: {horizon_hours: 2, lateness_days: 1}\noutput: {shards: 4}\n"
+        )
+        then = jobs.build(tmp_path / "then", spec, D5, D6, tmp_path / f"then-{name}")
+        noon = ("--as-of", "2026-01-08T12:00:00Z")
+        now = jobs.build(tmp_path / "now", spec, D5, D6, tmp_path / f"now-{name}", *noon)
+        assert then.counts["examples"] > 0
+        assert_equal_versions(now, then)
 
 
 def test_gates_see_the_version_before_and_leave_a_refused_one_readable(
@@ -331,6 +427,11 @@ def test_options_of_sequences_are_refused_for_other_kinds(
         ended = jobs.call(*argv, option, tmp_path)
         assert ended.code == 2
         assert f"{option}: only datasets of kind sequences" in ended.err
+    for kind in ("ranking", "sequences", "sessions"):
+        argv = jobs.build_argv(simulated_store, specs / f"{kind}.yaml", D5, D7, tmp_path / "d")
+        ended = jobs.call(*argv, "--catalog", tmp_path)
+        assert ended.code == 2
+        assert "--catalog: only datasets that draw negatives (retrieval) use it" in ended.err
 
 
 def test_days_without_a_partition_are_named_in_the_middle_of_the_context_too(

@@ -197,6 +197,7 @@ def choose(
     kept = assigned.split >= 0
     counts = {
         "examples": int(kept.sum()),
+        "censored": int(assigned.censored.sum()),
         "immature": int((owned & ~mature).sum()),
         "split_dropped": assigned.counts,
     }
@@ -216,10 +217,22 @@ def held_out_events(listening: Listening, spec: DatasetSpec) -> BoolArray:
     """Events of a held-out arm of an experiment."""
     held = np.zeros(listening.events.height, dtype=bool)
     for experiment, arms in spec.splits.experiment_holdouts.items():
-        of_arm = (pl.col("experiment_id") == experiment) & pl.col("variant").is_in(list(arms))
-        flags = listening.events.select(of_arm.fill_null(value=False)).to_series()
-        held |= flags.to_numpy()
+        for arm in arms:
+            held |= _events_of_arm(listening, experiment, arm)
     return held
+
+
+def held_out_counts(listening: Listening, spec: DatasetSpec) -> Counts:
+    """Experiment -> held-out arm -> events of it, those of the context included."""
+    return {
+        experiment: {arm: int(_events_of_arm(listening, experiment, arm).sum()) for arm in arms}
+        for experiment, arms in spec.splits.experiment_holdouts.items()
+    }
+
+
+def _events_of_arm(listening: Listening, experiment: str, arm: str) -> BoolArray:
+    of_arm = (pl.col("experiment_id") == experiment) & (pl.col("variant") == arm)
+    return listening.events.select(of_arm.fill_null(value=False)).to_series().to_numpy()
 
 
 def split_flags(context: FeatureContext, borders: Borders) -> pl.DataFrame:

@@ -34,7 +34,8 @@ def findings(given: ReportInput) -> Section:
     """Errors first, each group in the order in which the checks found them."""
     found = sorted(given.findings, key=lambda each: each.severity != "error")
     if not found:
-        body = tag("p", "No check found anything to object to.", class_="quiet")
+        quiet = "No check found anything to object to." if given.splits else "No row was checked."
+        body = tag("p", quiet, class_="quiet")
         return Section("findings", "Findings", body)
     items = (
         tag(

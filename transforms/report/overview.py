@@ -68,7 +68,8 @@ def summary(given: ReportInput) -> str:
     errors = sum(each.severity == "error" for each in given.findings)
     warnings = len(given.findings) - errors
     found = [plural(n, what) for n, what in ((errors, "error"), (warnings, "warning")) if n]
-    sentences.append(f"The checks found {' and '.join(found)}." if found else "All checks passed.")
+    passed = "All checks passed." if rows else "There is no row to check."
+    sentences.append(f"The checks found {' and '.join(found)}." if found else passed)
     return " ".join(sentences)
 
 
