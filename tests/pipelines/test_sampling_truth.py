@@ -1,8 +1,8 @@
 """Sampling and exposure against what is true of a simulated world, through the whole job.
 
 What a row's draw could have been is told here from the raw log, in NumPy, without the project's
-kernels: which tracks existed at midnight, how often each had been played, and which the listener had
-had. Every test is of one world with a fixed seed, so that it passes always or never.
+kernels: which tracks existed at midnight, how often each had been played, which the listener
+had had. Every test is of one world with a fixed seed, so that it passes always or never.
 """
 
 from __future__ import annotations
