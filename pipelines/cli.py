@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import difflib
 import errno
 import logging
 import os
@@ -20,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from transforms.errors import PlayheadError, UsageError
+from transforms.errors import PlayheadError, UsageError, closest
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -55,12 +54,6 @@ class Parser(argparse.ArgumentParser):
 
     def option_names(self) -> list[str]:
         return [name for action in self._actions for name in action.option_strings]
-
-
-def closest(name: str, known: list[str]) -> str | None:
-    """What was probably meant, or None."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    return close[0] if close else None
 
 
 def iso_date(text: str) -> datetime.date:

@@ -77,7 +77,8 @@ class ExposureSpec(StrictModel):
     def _shares_are_whole(cls, value: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
         for name, shares in value.items():
             if min(shares.values(), default=0.0) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
-                raise ValueError(f"{name}: expected shares above 0 that sum to 1, got {shares}")
+                got = ", ".join(f"{arm} {share:g}" for arm, share in shares.items()) or "none"
+                raise ValueError(f"{name}: expected shares above 0 that sum to 1, got {got}")
         return value
 
 

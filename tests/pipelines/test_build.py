@@ -373,7 +373,7 @@ WRONG = {
                             ":3: labels.horizon_hour", "unknown field"),
     "text for a number": ("kind: ranking\nseed: 1\nlabels:\n  completion_cap: big\n",
                           ":4: labels.completion_cap", "'big'"),
-    "another kind": ("kind: rank\n", ":1: kind", "'ranking'"),
+    "another kind": ("kind: rank\n", ":1: kind", "did you mean ranking?"),
     "no kind": ("name: ranking\n", ":1: kind", "expected a value"),
     "not YAML": ("kind: [ranking\n", ":", "not valid YAML"),
     "a list": ("- ranking\n", "", "expected a mapping"),
