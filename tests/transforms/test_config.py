@@ -68,9 +68,7 @@ def test_a_wrong_type_quotes_the_value():
 
 def test_an_unknown_field_is_named_at_its_own_line():
     (line,) = errors_of("name: a\nlabels:\n  horizon_days: 1\n  horizon_dayz: 2\n")
-    assert (
-        line == "spec.yaml:4: labels.horizon_dayz: unknown field; did you mean horizon_days?"
-    )
+    assert line == "spec.yaml:4: labels.horizon_dayz: unknown field; did you mean horizon_days?"
 
 
 def test_a_missing_field_points_at_the_mapping_that_lacks_it():
