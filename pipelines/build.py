@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
-import re
 import secrets
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from pipelines import cli, console
+from transforms.errors import UsageError, closest
 from transforms.version import __version__
 
 if TYPE_CHECKING:
@@ -101,13 +101,23 @@ def build_parser() -> cli.Parser:
 
 
 def _spec_path(given: str) -> str:
-    """The file, or the spec of that name that comes with Playhead."""
+    """The file, or the spec of that name that comes with Playhead.
+
+    Raises:
+      UsageError: if there is neither.
+    """
     import specs
 
-    if os.path.exists(given) or not re.fullmatch(r"[a-z_]+", given):
+    if os.path.exists(given):
         return given
-    shipped = pathlib.Path(specs.__file__).with_name(f"{given}.yaml")
-    return str(shipped) if shipped.exists() else given
+    if given in SHIPPED_SPECS:
+        return str(pathlib.Path(specs.__file__).with_name(f"{given}.yaml"))
+    close = closest(pathlib.Path(given).stem, SHIPPED_SPECS)
+    hint = f"did you mean {close}? " if close else ""
+    raise UsageError(
+        f"--spec {given}: no such file; {hint}expected a YAML file, or one of those that come with "
+        f"Playhead: {', '.join(SHIPPED_SPECS)}"
+    )
 
 
 def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, FinishDataset, int]:
@@ -140,7 +150,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, Finis
             allow_missing=args.allow_missing,
         )
     )
-    finish = FinishDataset.of(planned, args.serving_log)
+    finish = FinishDataset.of(planned, os.path.dirname(path), args.serving_log)
     fingerprint = manifest.fingerprint(
         {
             "job": "build",

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines import cli
-from transforms.errors import UsageError
+from transforms.errors import UsageError, closest
 
 if TYPE_CHECKING:
     from transforms.diff import Diff, SchemaChange, StatisticChange, Version
@@ -103,7 +103,7 @@ def _check_columns(columns: Sequence[str], versions: Iterable[Version]) -> None:
     known = [column.name for version in versions for column in version.manifest.columns]
     for name in columns:
         if name not in known:
-            close = cli.closest(name, known)
+            close = closest(name, known)
             hint = f"; did you mean {close}?" if close else ""
             raise UsageError(f"--columns: no column {name!r} in A or B{hint}")
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from pipelines import cli
-from transforms.errors import UsageError
+from transforms.errors import UsageError, closest
 
 if TYPE_CHECKING:
     from transforms.manifest import Manifest
@@ -89,12 +90,14 @@ def _print_version(root: str, found: Manifest, args: argparse.Namespace) -> None
     names = [column.name for column in found.columns]
     for name in wanted or []:
         if name not in names:
-            close = cli.closest(name, names)
+            close = closest(name, names)
             hint = f"; did you mean {close}?" if close else ""
             raise UsageError(f"--columns: no column {name!r}{hint}")
     rows = sum(entry.rows for entry in found.files if entry.role in _DATA_ROLES)
     size = sum(entry.bytes for entry in found.files)
     print(f"{found.kind} {found.name}, version {found.version}: {found.status}")
+    for line in _refusal(root, found):
+        print(f"  {line}")
     print(f"  {len(found.files)} files, {rows:,} rows, {size / 1e6:,.1f} MB in {root}")
     print(
         f"  built by playhead {found.code_version}, {found.run.runner}, "
@@ -127,6 +130,20 @@ def _print_version(root: str, found: Manifest, args: argparse.Namespace) -> None
                 print()
             for name, value in row.items():
                 print(f"  {name:<{width}}  {_short(value)}")
+
+
+def _refusal(root: str, found: Manifest) -> list[str]:
+    """Why a gate refused the version; no lines for one that is published."""
+    from transforms import findings, manifest
+
+    if found.status != "REFUSED":
+        return []
+    errors = []
+    for entry in found.files_of("anomalies"):
+        path = manifest.file_path(root, found, entry)
+        read = json.loads(manifest.read_verified(path, entry))["findings"]
+        errors += [findings.Finding(**each) for each in read if each["severity"] == "error"]
+    return [f"not published: {findings.counted(errors)}", *findings.describe(errors), ""]
 
 
 _DATA_ROLES = ("events", "train", "validation", "test", "codes")

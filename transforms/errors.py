@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """What was probably meant, or None."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    close = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.7)
     return close[0] if close else None
 
 

@@ -33,7 +33,7 @@ import pydantic
 
 from transforms.config import StrictModel
 from transforms.counts import Counts
-from transforms.findings import Finding
+from transforms.findings import Finding, apart
 
 # What `count` reads of an impression.
 COLUMNS = (
@@ -225,7 +225,8 @@ def _above(
     """A finding if `part` is a larger share of `whole` than the limit."""
     if limit is not None and part > limit * whole:
         share = part / whole
-        message = f"{part:,} of {whole:,} {what} ({share:.4%}; expected at most {limit:.4%})"
+        got, most = apart(share, limit, "%", 4)
+        message = f"{part:,} of {whole:,} {what} ({got}; expected at most {most})"
         yield Finding(gate, feature, "error", message, share, limit)
 
 

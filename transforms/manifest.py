@@ -106,6 +106,7 @@ class ColumnEntry(StrictModel):
       unit: unit of a number; null where there is none to say.
       identifier: values are ids of many things (users, tracks, requests): statistics count them by
         sketches and never list them all.
+      minimum: smallest value that a whole number may have; null where the column does not say.
     """
 
     name: str
@@ -115,6 +116,7 @@ class ColumnEntry(StrictModel):
     family: str | None = None
     unit: str | None = None
     identifier: bool = False
+    minimum: int | None = None
 
 
 class RunInfo(StrictModel):
@@ -141,7 +143,8 @@ class Manifest(StrictModel):
       version: folder name; ends in the fingerprint, so equal work has an equal name.
       fingerprint: digest of inputs, configuration and code version.
       code_version: of Playhead.
-      status: "OK", or "EMPTY" when there were input files but no event was kept.
+      status: "OK", or "EMPTY" when there were input files but no event was kept; "REFUSED" in the
+        audit manifest of what a gate did not let pass, never in a published one.
       config: options and spec that decide the data.
       columns: of the data files.
       key: columns that identify a row.
@@ -157,7 +160,7 @@ class Manifest(StrictModel):
     version: str
     fingerprint: str
     code_version: str
-    status: Literal["OK", "EMPTY"]
+    status: Literal["OK", "EMPTY", "REFUSED"]
     config: dict[str, Any]
     columns: tuple[ColumnEntry, ...]
     key: tuple[str, ...] = ("user_id", "event_id")
