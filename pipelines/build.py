@@ -200,14 +200,18 @@ def build_graph(
 
 def summary_rows(manifest: Manifest) -> list[tuple[str, str]]:
     """Lines of the table at the end."""
+    from transforms import counts as row_counts
+
     counts = manifest.counts
     examples = counts.get("examples", 0)
     rows = [
         ("partitions read", f"{len(manifest.inputs):,}"),
-        ("events read", f"{counts.get('events', 0):,}"),
-        ("duplicates across partitions", f"{counts.get('duplicate_across_partitions', 0):,}"),
-        ("late events left out", f"{counts.get('late', 0):,}"),
-        ("near duplicates left out", f"{counts.get('near_duplicate', 0):,}"),
+        ("events read", f"{row_counts.events_read(counts):,}"),
+        ("  late", f"{counts.get('late', 0):,}"),
+        ("  received after --as-of", f"{counts.get('after_as_of', 0):,}"),
+        ("  duplicates across partitions", f"{counts.get('duplicate_across_partitions', 0):,}"),
+        ("  near duplicates", f"{counts.get('near_duplicate', 0):,}"),
+        ("events used", f"{counts.get('events', 0):,}"),
         ("examples", f"{examples:,}"),
         ("immature, withheld", f"{counts.get('immature', 0):,}"),
         ("sessions", f"{counts.get('sessions', 0):,}"),

@@ -70,9 +70,10 @@ def summary(given: ReportInput) -> str:
         share = figures.ratio(known["true"], known["known"])
         sentences.append(f"{figures.percent(share)} of the rows led to a play.")
     withheld = given.manifest.counts.get("immature", 0)
+    unit = "play" if given.kind == "sequences" else "more row"
     if withheld:
         sentences.append(
-            f"{plural(withheld, 'more row')} {'is' if withheld == 1 else 'are'} withheld until "
+            f"{plural(withheld, unit)} {'is' if withheld == 1 else 'are'} withheld until "
             "what came of them is known."
         )
     errors = sum(each.severity == "error" for each in given.findings)
