@@ -206,14 +206,15 @@ def _setting_row(change: Change) -> list[str]:
         a, b = map(_instant, (change.a, change.b))
         return [change.name.removesuffix("_us"), _change(a, b)]
     if change.name.startswith("splits."):
-        a, b = (
-            " to ".join(_text(_instant(us), _MAX_TEXT) for us in each)
-            if isinstance(each, list)
-            else each
-            for each in (change.a, change.b)
-        )
+        a, b = map(_span, (change.a, change.b))
         return [change.name, _change(a, b, 2 * _MAX_TEXT)]
     return [change.name, _change(change.a, change.b)]
+
+
+def _span(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    return " to ".join(_text(_instant(time_us), _MAX_TEXT) for time_us in value)
 
 
 def _instant(value: Any) -> Any:

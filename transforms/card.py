@@ -65,8 +65,8 @@ KINDS = {
         ("other",),
         (
             _STRICT,
-            "Draws (`uniform`, `popularity`, `mixed`) are from the tracks and plays known at the "
-            "midnight before t; `exposed` and `skipped` tracks are those of the session before t.",
+            "Draws (`uniform`, `popularity`, `mixed`) rest on what was known at midnight before t.",
+            "What is `exposed` or `skipped` was so in the session of t, before t.",
         ),
     ),
     "sequences": Kind(
@@ -74,8 +74,8 @@ KINDS = {
         "position. Plays with `is_target` are targets of this row and of no other.",
         ("other",),
         (
-            "`action_masks` and `played_ratios` say what was known when the next play started, or "
-            "when the label window ended, if that was earlier.",
+            "`action_masks` and `played_ratios` say what was known when the next play started.",
+            "They say no more than was known at the end of the play's label window.",
             "The vocabulary knows the tracks of train's days only.",
         ),
     ),
@@ -136,8 +136,8 @@ _COUNT_GROUPS = {
 
 _NEGATIVES = """\
 `neg_types` says where a negative comes from: `uniform`, `popularity` and `mixed` are draws from the
-tracks of the day; `exposed` was shown in the session before t and led to no play, also not after t; `skipped` was
-played in the session before t and skipped.
+tracks of the day; `exposed` was shown in the session before t and led to no play, also not after
+t; `skipped` was played in the session before t and skipped.
 
 `neg_log_q` is the natural logarithm of the probability q with which its source drew it for this
 row. Subtract it from the track's score in a sampled softmax, s - log q (Bengio and Senécal 2008; Yi

@@ -425,8 +425,8 @@ def _check_comparable(a: Version, b: Version, options: Options) -> None:
     left, right = a.manifest, b.manifest
     if left.kind != right.kind:
         raise UsageError(
-            f"expected two versions of one kind, got {left.kind} ({a.root}) and {right.kind} "
-            f"({b.root})"
+            f"expected two versions of one kind, got {left.kind} and {right.kind}: {a.root} and "
+            f"{b.root}"
         )
     if not options.rows:
         return

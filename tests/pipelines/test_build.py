@@ -414,7 +414,7 @@ def test_files_that_are_no_spec_or_store_are_one_line(
     quick: pathlib.Path, simulated_store: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     for store, spec, what in (
-        (simulated_store, tmp_path / "none.yaml", "none.yaml: cannot read it"),
+        (simulated_store, tmp_path / "none.yaml", "none.yaml: no such file"),
         (simulated_store, tmp_path, "cannot read it"),
         (tmp_path, quick, "is not an event store"),
         (tmp_path / "none", quick, "is not an event store"),
