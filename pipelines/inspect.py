@@ -11,6 +11,7 @@ Only what the manifest lists is opened.
 from __future__ import annotations
 
 import argparse
+import datetime
 import io
 import json
 import os
@@ -106,10 +107,13 @@ def _print_version(root: str, found: Manifest, args: argparse.Namespace) -> None
     print(f"  from {', '.join(_inputs(found))}")
     print("\nschema")
     width = max(len(name) for name in wanted or names)
+    widest = max(len(column.type) for column in found.columns)
     for column in found.columns:
         if wanted is None or column.name in wanted:
             null = "null" if column.nullable else ""
-            print(f"  {column.name:<{width}}  {column.type:<21} {null:<5} {column.description}")
+            print(
+                f"  {column.name:<{width}}  {column.type:<{widest}} {null:<5} {column.description}"
+            )
     print("\ncounts")
     # What the exposure checks count is for the report.
     for line in _count_lines({k: v for k, v in found.counts.items() if k != "exposure"}):
@@ -120,6 +124,7 @@ def _print_version(root: str, found: Manifest, args: argparse.Namespace) -> None
         for entry in pages:
             print(f"  {manifest.file_path(root, found, entry)}")
     data = [e for e in found.files if e.role in _DATA_ROLES and e.format == "parquet" and e.rows]
+    data.sort(key=lambda entry: _DATA_ROLES.index(entry.role))
     if data:
         print(f"\nrows of {data[0].path}")
         path = manifest.file_path(root, found, data[0])
@@ -176,8 +181,21 @@ def _count_lines(counts: dict[str, Any], indent: str = "") -> list[str]:
     return lines
 
 
+def _plain(value: Any) -> str:
+    if isinstance(value, datetime.datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return "null" if value is None else str(value)
+
+
 def _short(value: Any) -> str:
-    text = str(value)
+    """A value as it fits on a line; of a list the first values and how many there are."""
+    if isinstance(value, list):
+        text, count = ", ".join(map(_plain, value[:_MAX_TEXT])), f"  ({len(value):,} values)"
+        return _cut(text) + (count if len(text) > _MAX_TEXT else "")
+    return _cut(_plain(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 3]}..."
 
 

@@ -22,7 +22,7 @@ import apache_beam as beam
 import polars as pl
 import pytest
 
-from pipelines import cli
+from pipelines import cli, inspect
 from pipelines import main as playhead
 from tests import jobs
 from transforms import building, ingestion, storage
@@ -462,3 +462,17 @@ def test_the_demo_shows_what_it_runs_and_where_the_results_lie(tmp_path: pathlib
     assert made.count("report.html") == 4
     assert str(tmp_path / "demo" / "datasets") in made
     assert "label_reward" in out
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "null"),
+        (jobs.NOON, "2026-01-05T12:00:00Z"),
+        ([jobs.NOON, None], "2026-01-05T12:00:00Z, null"),
+        (["t"] * 1_000, f"{'t, ' * 19}...  (1,000 values)"),
+        ("x" * 61, f"{'x' * 57}..."),
+    ],
+)
+def test_inspect_shows_a_value_on_a_line(value: object, shown: str) -> None:
+    assert inspect._short(value) == shown
