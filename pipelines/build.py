@@ -13,13 +13,13 @@ import argparse
 import json
 import os
 import pathlib
-import re
 import secrets
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from pipelines import cli, console
+from transforms.errors import UsageError, closest
 from transforms.version import __version__
 
 if TYPE_CHECKING:
@@ -103,13 +103,23 @@ def build_parser() -> cli.Parser:
 
 
 def _spec_path(given: str) -> str:
-    """The file, or the spec of that name that comes with Playhead."""
+    """The file, or the spec of that name that comes with Playhead.
+
+    Raises:
+      UsageError: if there is neither.
+    """
     import specs
 
-    if os.path.exists(given) or not re.fullmatch(r"[a-z_]+", given):
+    if os.path.exists(given):
         return given
-    shipped = pathlib.Path(specs.__file__).with_name(f"{given}.yaml")
-    return str(shipped) if shipped.exists() else given
+    if given in SHIPPED_SPECS:
+        return str(pathlib.Path(specs.__file__).with_name(f"{given}.yaml"))
+    close = closest(pathlib.Path(given).stem, SHIPPED_SPECS)
+    hint = f"did you mean {close}? " if close else ""
+    raise UsageError(
+        f"--spec {given}: no such file; {hint}expected a YAML file, or one of those that come with "
+        f"Playhead: {', '.join(SHIPPED_SPECS)}"
+    )
 
 
 def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, FinishDataset, int]:
@@ -143,7 +153,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, Finis
             allow_missing=args.allow_missing,
         )
     )
-    finish = FinishDataset.of(planned, args.serving_log)
+    finish = FinishDataset.of(planned, os.path.dirname(path), args.serving_log)
     fingerprint = manifest.fingerprint(
         {
             "job": "build",
@@ -193,15 +203,19 @@ def build_graph(
 
 def summary_rows(manifest: Manifest) -> list[tuple[str, str]]:
     """Lines of the table at the end."""
+    from transforms import counts as row_counts
+
     counts = manifest.counts
     examples = counts.get("examples", 0)
     rows = [
         ("partitions read", f"{len(manifest.inputs):,}"),
-        ("events read", f"{counts.get('events', 0):,}"),
-        ("duplicates across partitions", f"{counts.get('duplicate_across_partitions', 0):,}"),
-        ("  of them with other content", f"{counts.get('conflicting_across_partitions', 0):,}"),
-        ("late events left out", f"{counts.get('late', 0):,}"),
-        ("near duplicates left out", f"{counts.get('near_duplicate', 0):,}"),
+        ("events read", f"{row_counts.events_read(counts):,}"),
+        ("  late", f"{counts.get('late', 0):,}"),
+        ("  received after --as-of", f"{counts.get('after_as_of', 0):,}"),
+        ("  duplicates across partitions", f"{counts.get('duplicate_across_partitions', 0):,}"),
+        ("    of other content", f"{counts.get('conflicting_across_partitions', 0):,}"),
+        ("  near duplicates", f"{counts.get('near_duplicate', 0):,}"),
+        ("events used", f"{counts.get('events', 0):,}"),
         ("examples", f"{examples:,}"),
         ("immature, withheld", f"{counts.get('immature', 0):,}"),
         ("sessions", f"{counts.get('sessions', 0):,}"),

@@ -9,18 +9,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import difflib
 import errno
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from transforms.errors import PlayheadError, UsageError
+from transforms.errors import PlayheadError, UsageError, closest
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -36,6 +37,9 @@ _LOCAL_NAMES = {LOCAL_RUNNER, "DirectRunner"}
 
 _STEP_NOTE = re.compile(r" ?\[while running '.*?'\]")
 _REMOTE_ERROR = re.compile(r"^transforms\.errors\.(\w+): (.*)", re.MULTILINE | re.DOTALL)
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_REMOTE_DISK = re.compile(rf"^OSError: \[Errno ({'|'.join(map(str, _DISK))})\] ", re.MULTILINE)
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,12 +59,6 @@ class Parser(argparse.ArgumentParser):
 
     def option_names(self) -> list[str]:
         return [name for action in self._actions for name in action.option_strings]
-
-
-def closest(name: str, known: list[str]) -> str | None:
-    """What was probably meant, or None."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    return close[0] if close else None
 
 
 def iso_date(text: str) -> datetime.date:
@@ -213,7 +211,7 @@ def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
     import apache_beam as beam
 
     if not is_local(options):
-        return beam.Pipeline(options=options)
+        return _without_folder(beam.Pipeline(options=options))
     from apache_beam.portability.api import beam_provision_api_pb2
     from apache_beam.runners.portability.fn_api_runner import fn_runner
     from apache_beam.runners.portability.portable_runner import JobServiceHandle
@@ -224,7 +222,15 @@ def make_pipeline(options: PipelineOptions) -> beam.Pipeline:
             beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
         )
     )
-    return beam.Pipeline(runner=runner, options=options)
+    return _without_folder(beam.Pipeline(runner=runner, options=options))
+
+
+def _without_folder(pipeline: beam.Pipeline) -> beam.Pipeline:
+    """Every pipeline makes a folder in /tmp for transforms of other languages, of which we have
+    none, and forgets it if it is not run to its end."""
+    with contextlib.suppress(OSError):
+        os.rmdir(pipeline.local_tempdir)
+    return pipeline
 
 
 @contextlib.contextmanager
@@ -289,7 +295,8 @@ def run_and_publish(
         elif current.version != done.version:
             print(f"note: the current version is a later one, {current.version}")
         return None
-    with attempt(draft, keep), console.show_progress(stages, is_local(options)):
+    shown = console.show_progress(stages, is_local(options))
+    with naming(draft.attempt_root), attempt(draft, keep), shown:
         pipeline = make_pipeline(options)
         build_graph(pipeline)
         result = pipeline.run()
@@ -326,36 +333,78 @@ def user_error(error: BaseException) -> PlayheadError | None:
     return None
 
 
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """An error of a disk within the block names `path` if it names no file itself: writes to an
+    open file do not, and of a full disk a user has to know which."""
+    try:
+        yield
+    except BaseException as error:
+        for seen in _chain(error):
+            if isinstance(seen, OSError) and seen.errno and seen.filename is None:
+                seen.filename = path
+        remote = _REMOTE_DISK.search(str(error))
+        if remote:
+            raise OSError(int(remote.group(1)), os.strerror(int(remote.group(1))), path) from error
+        raise
+
+
 def _file_trouble(prog: str, error: OSError) -> int:
     """One line about a path that cannot be used (2), or a disk that is full or broken (1)."""
     where = f"{error.filename}: " if error.filename else ""
     print(f"{prog}: {where}{error.strerror}; nothing was published", file=sys.stderr)
-    return 1 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else 2
+    return 1 if error.errno in _DISK else 2
 
 
-def _interrupted(prog: str) -> int:
-    print(f"{prog}: interrupted; nothing was published", file=sys.stderr)
-    return 130
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which is to leave as little behind as Ctrl-C."""
+
+
+def _on_sigterm(_signal: int, _frame: object) -> NoReturn:
+    raise _Terminated
+
+
+def _interrupted(prog: str, error: BaseException) -> int:
+    is_term = any(isinstance(seen, _Terminated) for seen in _chain(error))
+    is_term |= _Terminated.__name__ in str(error)
+    what = "terminated" if is_term else "interrupted"
+    print(f"{prog}: {what}; nothing was published", file=sys.stderr)
+    return 128 + (signal.SIGTERM if is_term else signal.SIGINT)
+
+
+@contextlib.contextmanager
+def _clean_ending() -> Iterator[None]:
+    """Lets SIGTERM end the block by an exception; signals belong to the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main(prog: str, run: Callable[[list[str] | None], int], argv: list[str] | None = None) -> int:
     """Runs a job and turns what it raises into an exit code.
 
     0 done, 1 a bug (with its traceback), 2 a wrong option or spec, 3 data refused by a gate,
-    4 unreadable input, 130 interrupted.
+    4 unreadable input, 130 interrupted, 143 terminated.
     """
     try:
-        return run(argv)
-    except KeyboardInterrupt:
-        return _interrupted(prog)
+        with _clean_ending():
+            return run(argv)
+    except KeyboardInterrupt as error:
+        return _interrupted(prog, error)
     except BrokenPipeError:
         # The reader of our output (head, less) left; that is its right.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         known = user_error(error)
-        if known is None and "KeyboardInterrupt" in str(error):  # as the local runner wraps it
-            return _interrupted(prog)
+        wrapped = ("KeyboardInterrupt", _Terminated.__name__)  # as the local runner has them
+        if known is None and any(name in str(error) for name in wrapped):
+            return _interrupted(prog, error)
         for seen in _chain(error) if known is None else ():
             if isinstance(seen, OSError) and seen.errno:
                 return _file_trouble(prog, seen)

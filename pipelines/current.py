@@ -13,7 +13,7 @@ import argparse
 import sys
 
 from pipelines import cli
-from transforms.errors import UsageError
+from transforms.errors import UsageError, closest
 
 EXAMPLE = "playhead current --root datasets/ranking --set 2026-01-06_2026-01-07-0123456789ab"
 
@@ -55,7 +55,7 @@ def _move(args: argparse.Namespace) -> int:
             for name in storage.list_folder(args.root)
             if storage.exists(storage.join(args.root, name, manifest.MANIFEST_NAME))
         ]
-        close = cli.closest(wanted, names)
+        close = closest(wanted, names)
         hint = f"; did you mean {close}?" if close else f" ({len(names)} versions are)"
         raise UsageError(f"--set: no version {wanted!r} is published in {args.root}{hint}")
     if found.kind != "events" and found.status == "EMPTY":

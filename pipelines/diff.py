@@ -14,6 +14,7 @@ by the columns that identify them. The exit code is 0 whatever the verdict; with
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import math
 import sys
@@ -21,10 +22,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines import cli
-from transforms.errors import UsageError
+from transforms.errors import UsageError, closest
 
 if TYPE_CHECKING:
-    from transforms.diff import Diff, SchemaChange, StatisticChange, Version
+    from transforms.diff import Change, Diff, SchemaChange, StatisticChange, Version
     from transforms.row_diff import ColumnDiff, Example, RowDiff
 
 EXAMPLE = "playhead diff datasets/ranking/2026-01-05_2026-01-05-0123456789ab datasets/ranking"
@@ -33,6 +34,8 @@ _EXPECTED = "a dataset, one of its versions, or a partition of a store (store/ev
 _MAX_LINES = 10
 _MAX_COLUMNS = 4  # of a row that differs
 _MAX_TEXT = 40
+_MAX_KEY = 200
+_FAR_US = 1 << 61  # borders beyond are those of a split that has none
 _KINDS = {
     "different": "rows that differ, from the smallest key",
     "moved": "rows in another split",
@@ -103,7 +106,7 @@ def _check_columns(columns: Sequence[str], versions: Iterable[Version]) -> None:
     known = [column.name for version in versions for column in version.manifest.columns]
     for name in columns:
         if name not in known:
-            close = cli.closest(name, known)
+            close = closest(name, known)
             hint = f"; did you mean {close}?" if close else ""
             raise UsageError(f"--columns: no column {name!r} in A or B{hint}")
 
@@ -148,7 +151,7 @@ def report(found: Diff, a: Version, b: Version, columns: Sequence[str] | None) -
         [name, version.root, version.manifest.version, f"{count:,} rows"]
         for name, version, count in zip("AB", (a, b), rows, strict=True)
     )
-    lines += _section("settings", [[c.name, _change(c.a, c.b)] for c in found.settings])
+    lines += _section("settings", [_setting_row(change) for change in found.settings])
     lines += _section("schema", [_schema_row(change) for change in found.schema])
     lines += _section("counts", [[c.name, _change(c.a, c.b)] for c in found.counts])
     lines += _section(
@@ -195,6 +198,33 @@ def _summary(found: Diff) -> list[str]:
 
 def _counted(*parts: tuple[str, int]) -> list[str]:
     return [f"{count:,} {text}" for text, count in parts if count]
+
+
+def _setting_row(change: Change) -> list[str]:
+    """Instants as such, though settings keep them as microseconds."""
+    if change.name.endswith("_us"):
+        a, b = map(_instant, (change.a, change.b))
+        return [change.name.removesuffix("_us"), _change(a, b)]
+    if change.name.startswith("splits."):
+        a, b = map(_span, (change.a, change.b))
+        return [change.name, _change(a, b, 2 * _MAX_TEXT)]
+    return [change.name, _change(change.a, change.b)]
+
+
+def _span(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    return " to ".join(_text(_instant(time_us), _MAX_TEXT) for time_us in value)
+
+
+def _instant(value: Any) -> Any:
+    """UTC microseconds as an instant; far in the past or the future stands for no border."""
+    if not isinstance(value, int):
+        return value
+    if abs(value) > _FAR_US:
+        return "the end" if value > 0 else "the beginning"
+    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    return epoch + datetime.timedelta(microseconds=value)
 
 
 def _schema_row(change: SchemaChange) -> list[str]:
@@ -247,7 +277,9 @@ def _column_row(name: str, column: ColumnDiff) -> list[str]:
 def _example_lines(example: Example, rows: RowDiff | None) -> list[str]:
     """The key and splits of a row, and the columns that differ in it."""
     splits = dict.fromkeys(split for split in (example.split_a, example.split_b) if split)
-    lines = [f"  {', '.join(map(str, example.key))}  ({' -> '.join(splits)})"]
+    lines = [
+        f"  {', '.join(_text(each, _MAX_KEY) for each in example.key)}  ({' -> '.join(splits)})"
+    ]
     differing = [
         [name, _change(same_row.a, same_row.b)]
         for name, column in (rows.columns if rows else {}).items()
@@ -300,7 +332,12 @@ def _change(a: Any, b: Any, most: int = _MAX_TEXT) -> str:
 
 
 def _text(value: Any, most: int) -> str:
-    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        text = f"{value:,}"
+    elif isinstance(value, datetime.datetime):
+        text = value.isoformat().replace("+00:00", "Z")
+    else:
+        text = "null" if value is None else str(value)
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

@@ -11,13 +11,15 @@ Only what the manifest lists is opened.
 from __future__ import annotations
 
 import argparse
+import datetime
 import io
+import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 from pipelines import cli
-from transforms.errors import UsageError
+from transforms.errors import UsageError, closest
 
 if TYPE_CHECKING:
     from transforms.manifest import Manifest
@@ -89,12 +91,14 @@ def _print_version(root: str, found: Manifest, args: argparse.Namespace) -> None
     names = [column.name for column in found.columns]
     for name in wanted or []:
         if name not in names:
-            close = cli.closest(name, names)
+            close = closest(name, names)
             hint = f"; did you mean {close}?" if close else ""
             raise UsageError(f"--columns: no column {name!r}{hint}")
     rows = sum(entry.rows for entry in found.files if entry.role in _DATA_ROLES)
     size = sum(entry.bytes for entry in found.files)
     print(f"{found.kind} {found.name}, version {found.version}: {found.status}")
+    for line in _refusal(root, found):
+        print(f"  {line}")
     print(f"  {len(found.files)} files, {rows:,} rows, {size / 1e6:,.1f} MB in {root}")
     print(
         f"  built by playhead {found.code_version}, {found.run.runner}, "
@@ -103,10 +107,13 @@ def _print_version(root: str, found: Manifest, args: argparse.Namespace) -> None
     print(f"  from {', '.join(_inputs(found))}")
     print("\nschema")
     width = max(len(name) for name in wanted or names)
+    widest = max(len(column.type) for column in found.columns)
     for column in found.columns:
         if wanted is None or column.name in wanted:
             null = "null" if column.nullable else ""
-            print(f"  {column.name:<{width}}  {column.type:<21} {null:<5} {column.description}")
+            print(
+                f"  {column.name:<{width}}  {column.type:<{widest}} {null:<5} {column.description}"
+            )
     print("\ncounts")
     # What the exposure checks count is for the report.
     for line in _count_lines({k: v for k, v in found.counts.items() if k != "exposure"}):
@@ -117,6 +124,7 @@ def _print_version(root: str, found: Manifest, args: argparse.Namespace) -> None
         for entry in pages:
             print(f"  {manifest.file_path(root, found, entry)}")
     data = [e for e in found.files if e.role in _DATA_ROLES and e.format == "parquet" and e.rows]
+    data.sort(key=lambda entry: _DATA_ROLES.index(entry.role))
     if data:
         print(f"\nrows of {data[0].path}")
         path = manifest.file_path(root, found, data[0])
@@ -127,6 +135,20 @@ def _print_version(root: str, found: Manifest, args: argparse.Namespace) -> None
                 print()
             for name, value in row.items():
                 print(f"  {name:<{width}}  {_short(value)}")
+
+
+def _refusal(root: str, found: Manifest) -> list[str]:
+    """Why a gate refused the version; no lines for one that is published."""
+    from transforms import findings, manifest
+
+    if found.status != "REFUSED":
+        return []
+    errors = []
+    for entry in found.files_of("anomalies"):
+        path = manifest.file_path(root, found, entry)
+        read = json.loads(manifest.read_verified(path, entry))["findings"]
+        errors += [findings.Finding(**each) for each in read if each["severity"] == "error"]
+    return [f"not published: {findings.counted(errors)}", *findings.describe(errors), ""]
 
 
 _DATA_ROLES = ("events", "train", "validation", "test", "codes")
@@ -159,8 +181,21 @@ def _count_lines(counts: dict[str, Any], indent: str = "") -> list[str]:
     return lines
 
 
+def _plain(value: Any) -> str:
+    if isinstance(value, datetime.datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return "null" if value is None else str(value)
+
+
 def _short(value: Any) -> str:
-    text = str(value)
+    """A value as it fits on a line; of a list the first values and how many there are."""
+    if isinstance(value, list):
+        text, count = ", ".join(map(_plain, value[:_MAX_TEXT])), f"  ({len(value):,} values)"
+        return _cut(text) + (count if len(text) > _MAX_TEXT else "")
+    return _cut(_plain(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 3]}..."
 
 

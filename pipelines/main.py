@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from pipelines import cli
-from transforms.errors import UsageError
+from transforms.errors import UsageError, closest
 from transforms.version import __version__
 
 # Command -> (module with `run(argv)`, one line of help). Modules are imported when called.
@@ -49,7 +49,7 @@ def run(argv: list[str] | None = None) -> int:
         print(f"playhead {__version__}")
         return 0
     if args[0] not in COMMANDS:
-        close = cli.closest(args[0], list(COMMANDS))
+        close = closest(args[0], list(COMMANDS))
         hint = f"; did you mean {close}?" if close else ""
         raise UsageError(f"unknown command {args[0]!r}{hint} (see `playhead --help`)")
     module = importlib.import_module(COMMANDS[args[0]][0])

@@ -42,10 +42,12 @@ def run(argv: list[str] | None = None) -> int:
     text = f"# Inferred from {found.name}, version {found.version}.\n{gates.schema_text(schema)}"
     if args.output is None:
         print(text, end="")
-    elif not storage.create_if_absent(args.output, text.encode()):
+        return 0
+    with cli.naming(args.output):
+        created = storage.create_if_absent(args.output, text.encode())
+    if not created:
         raise UsageError(f"--output {args.output}: is there already; expected a new file")
-    else:
-        print(f"{args.output}: {len(schema.feature)} columns; name it in gates.schema_file")
+    print(f"{args.output}: {len(schema.feature)} columns; name it in gates.schema_file")
     return 0
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipelines import cli
-from transforms.errors import UsageError
+from transforms.errors import UsageError, closest
 
 if TYPE_CHECKING:
     from transforms.signals import SignalReport
@@ -125,7 +125,7 @@ def _report(args: argparse.Namespace) -> None:
 
 def _check_named(option: str, name: str, known: list[str], suggested: list[str]) -> None:
     if name not in known:
-        close = cli.closest(name, suggested)
+        close = closest(name, suggested)
         hint = f"did you mean {close}?" if close else f"expected one of {', '.join(suggested)}"
         raise UsageError(f"{option}: no such column {name!r}; {hint}")
 

@@ -18,7 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pipelines import cli, console
-from transforms.errors import UsageError
+from transforms.errors import UsageError, closest
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -143,7 +143,7 @@ def plan(args: argparse.Namespace) -> Target:
     from transforms.simulation.writing import Target
 
     if args.format not in FORMATS:
-        close = cli.closest(args.format, list(FORMATS))
+        close = closest(args.format, list(FORMATS))
         hint = f"; did you mean {close}?" if close else f"; expected one of {', '.join(FORMATS)}"
         raise UsageError(f"--format: unknown format {args.format!r}{hint}")
     if args.compression != "none" and FORMATS[args.format].encode is None:
@@ -295,6 +295,7 @@ def run(argv: list[str] | None = None) -> int:
     local = cli.is_local(options)
     started = time.monotonic()
     with (
+        cli.naming(target.output),
         console.show_progress({STAGE: total}, enabled=local),
         cli.make_pipeline(options) as pipeline,
     ):

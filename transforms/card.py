@@ -65,7 +65,8 @@ KINDS = {
         ("other",),
         (
             _STRICT,
-            "Negatives are drawn from the tracks and plays known at the midnight before t.",
+            "Draws (`uniform`, `popularity`, `mixed`) rest on what was known at midnight before t.",
+            "What is `exposed` or `skipped` was so in the session of t, before t.",
         ),
     ),
     "sequences": Kind(
@@ -74,6 +75,7 @@ KINDS = {
         ("other",),
         (
             "`action_masks` and `played_ratios` say what was known when the next play started.",
+            "They say no more than was known at the end of the play's label window.",
             "The vocabulary knows the tracks of train's days only.",
         ),
     ),
@@ -82,7 +84,7 @@ KINDS = {
         ("other",),
         (
             "What is said of the listener is as of the session's first event.",
-            "All else happened in the session, and may predict nothing of it.",
+            "All else happened in the session, or after it, and may predict nothing of it.",
         ),
     ),
 }
@@ -109,22 +111,26 @@ SIDE_FILES = {
 }
 
 # What the counts of a build say, in the order of its stages; others are shown under their names.
+# Rows of sequences are windows: there `unit`, what is withheld or in no split, is plays.
 _COUNTS = {
-    "events": "events read, that count",
+    "events": "events used",
     "late": "events left out: received too late",
+    "after_as_of": "events left out: received after the instant of `--as-of`",
     "duplicate_across_partitions": "events left out: received again on a later day",
     "near_duplicate": "events left out: one play reported by two clients",
     "sessions": "sessions",
-    "immature": "rows withheld: their label window was not over",
-    "too_short": "rows withheld: too few plays",
+    "immature": "{unit} withheld: their label window was not over",
+    "too_short": "{short} left out: too few plays",
     "targets": "plays that are targets",
     "targets_too_short": "plays withheld: only in rows of too few plays",
     "examples": "rows made",
-    "without_session": "of them without a session: past its cap, or stamped at sync time",
-    "reward_unknown": "of them without a reward: one of its labels is unknown",
+    "plays": "plays in them",
+    "labelled": "{unit} with labels",
+    "without_session": "{unit} without a session: past its cap, or stamped at sync time",
+    "reward_unknown": "{unit} without a reward: one of its labels is unknown",
 }
 _COUNT_GROUPS = {
-    "split_dropped": "rows in no split: ",
+    "split_dropped": "{unit} in no split: ",
     "targets_unknown_track": "targets of tracks outside the vocabulary: ",
     "negatives": "negatives: ",
     "negatives_unfilled": "negatives that were not found: ",
@@ -132,8 +138,8 @@ _COUNT_GROUPS = {
 
 _NEGATIVES = """\
 `neg_types` says where a negative comes from: `uniform`, `popularity` and `mixed` are draws from the
-tracks of the day; `exposed` was shown in the session and led to no play, also not after t;
-`skipped` was played in the session and skipped.
+tracks of the day; `exposed` was shown in the session before t and led to no play, also not after
+t; `skipped` was played in the session before t and skipped.
 
 `neg_log_q` is the natural logarithm of the probability q with which its source drew it for this
 row. Subtract it from the track's score in a sampled softmax, s - log q (Bengio and Senécal 2008; Yi
@@ -207,8 +213,9 @@ def limits(manifest: Manifest) -> list[str]:
     if any(column.family == "label" for column in manifest.columns):
         found.append("A label that is null, or NaN in a list, is unknown. It is not negative.")
     if counts.get("immature"):
+        unit = "plays" if spec["kind"] == "sequences" else "rows"
         found.append(
-            f"{counts['immature']:,} rows are withheld, for their label window was not over. "
+            f"{counts['immature']:,} {unit} are withheld, for their label window was not over. "
             "A later build of the same days has them."
         )
     if lateness is not None:
@@ -340,7 +347,7 @@ def _splits(manifest: Manifest) -> str:
     return (
         "## Splits\n\n"
         "By time, and by the start of a row's session, so that no session is in two. A listener is "
-        f"in one file of a split only. Times are UTC.\n\n{table}"
+        f"in one file of a split only, in each format. Times are UTC.\n\n{table}"
     )
 
 
@@ -389,10 +396,17 @@ def _column_cells(column: ColumnEntry) -> tuple[str, ...]:
 
 
 def _counts(manifest: Manifest) -> str:
-    counts = manifest.counts
-    shown = [(text, counts[name]) for name, text in _COUNTS.items() if name in counts]
+    counts, is_windows = manifest.counts, manifest.config["spec"]["kind"] == "sequences"
+    words = {
+        "unit": "plays" if is_windows else "rows",
+        "short": "windows" if is_windows else "sessions",
+    }
+    shown = [(t.format(**words), counts[name]) for name, t in _COUNTS.items() if name in counts]
     for group, text in _COUNT_GROUPS.items():
-        shown += [(text + _words(name), n) for name, n in sorted(counts.get(group, {}).items())]
+        shown += [
+            (text.format(**words) + _words(name), n)
+            for name, n in sorted(counts.get(group, {}).items())
+        ]
     shown += [
         (_words(name), n)
         for name, n in sorted(counts.items())

@@ -36,3 +36,13 @@ def _sorted(counts: Counts) -> Counts:
         key: _sorted(value) if isinstance(value, dict) else value
         for key, value in sorted(counts.items())
     }
+
+
+# Keys in the counts of a build: events that it reads and does not use.
+NOT_USED = ("late", "after_as_of", "duplicate_across_partitions", "near_duplicate")
+
+
+def events_read(counts: Counts) -> int:
+    """Events that a build read: those it used, and those it left out for a reason."""
+    left_out: int = sum(counts.get(key, 0) for key in NOT_USED)
+    return int(counts.get("events", 0)) + left_out

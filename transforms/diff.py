@@ -424,7 +424,10 @@ def _check_comparable(a: Version, b: Version, options: Options) -> None:
     """Raises UsageError if there is no sense in comparing the versions, or no way to pair rows."""
     left, right = a.manifest, b.manifest
     if left.kind != right.kind:
-        raise UsageError(f"expected two versions of one kind, got {left.kind} and {right.kind}")
+        raise UsageError(
+            f"expected two versions of one kind, got {left.kind} and {right.kind}: {a.root} and "
+            f"{b.root}"
+        )
     if not options.rows:
         return
     keys = []

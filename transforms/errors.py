@@ -5,6 +5,15 @@ Anything else that escapes a job is a bug of Playhead and keeps its traceback.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """What was probably meant, or None."""
+    close = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.7)
+    return close[0] if close else None
+
 
 class PlayheadError(Exception):
     """Base of all errors that are not bugs. The message says what was wrong and what to do.

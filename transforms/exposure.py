@@ -33,7 +33,7 @@ import pydantic
 
 from transforms.config import StrictModel
 from transforms.counts import Counts
-from transforms.findings import Finding
+from transforms.findings import Finding, apart
 
 # What `count` reads of an impression.
 COLUMNS = (
@@ -77,7 +77,8 @@ class ExposureSpec(StrictModel):
     def _shares_are_whole(cls, value: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
         for name, shares in value.items():
             if min(shares.values(), default=0.0) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
-                raise ValueError(f"{name}: expected shares above 0 that sum to 1, got {shares}")
+                got = ", ".join(f"{arm} {share:g}" for arm, share in shares.items()) or "none"
+                raise ValueError(f"{name}: expected shares above 0 that sum to 1, got {got}")
         return value
 
 
@@ -224,7 +225,8 @@ def _above(
     """A finding if `part` is a larger share of `whole` than the limit."""
     if limit is not None and part > limit * whole:
         share = part / whole
-        message = f"{part:,} of {whole:,} {what} ({share:.4%}; expected at most {limit:.4%})"
+        got, most = apart(share, limit, "%", 4)
+        message = f"{part:,} of {whole:,} {what} ({got}; expected at most {most})"
         yield Finding(gate, feature, "error", message, share, limit)
 
 

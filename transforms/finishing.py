@@ -112,7 +112,7 @@ class FinishDataset:
     quarantine_share: float
 
     @classmethod
-    def of(cls, planned: Planned, serving_log: str | None) -> FinishDataset:
+    def of(cls, planned: Planned, spec_folder: str, serving_log: str | None) -> FinishDataset:
         """Reads the schema that the spec names and the serving log, before any work.
 
         Raises:
@@ -125,7 +125,7 @@ class FinishDataset:
             serving = statistics.encode(gates.read_serving_log(serving_log, columns))
         return cls(
             spec,
-            gates.curated_schema(spec.gates, spec.kind),
+            gates.curated_schema(spec.gates, spec.kind, spec_folder),
             serving,
             planned.quarantine_share,
         )
@@ -166,8 +166,13 @@ class FinishDataset:
         found_json = {"findings": [each.to_dict() for each in findings], "drift": drift}
         side.write("anomalies.json", "anomalies", _json(found_json))
 
-        rows = sum(counts["splits"].values())
-        described = draft.manifest([*entries, *side.entries], counts, rows)
+        errors = [each for each in findings if each.severity == "error"]
+
+        def described_now() -> Manifest:
+            rows = sum(counts["splits"].values())
+            return draft.manifest([*entries, *side.entries], counts, rows, bool(errors))
+
+        described = described_now()
         shown = report.ReportInput(
             manifest=described,
             tallies=tallied,
@@ -179,10 +184,7 @@ class FinishDataset:
         side.write("report.html", "report", report.render(shown).encode())
         side.write("README.md", "card", card.render_card(described).encode())
         side.write("croissant.json", "croissant", croissant.render_croissant(described).encode())
-        errors = [each for each in findings if each.severity == "error"]
-        return Finished(
-            draft.manifest([*entries, *side.entries], counts, rows), gates.describe(errors)
-        )
+        return Finished(described_now(), errors)
 
 
 def _side_of(config: dict[str, Any], found: dict[str, Statistics]) -> gates.Side:

@@ -9,7 +9,7 @@
 | `label_shift`      | label is true more or less often than before, in standard deviations of  |
 |                    | the label: abs(p - q) / sqrt(q (1 - q))                                  |
 | `null_shift`       | column is null more or less often than before: abs(p - q)                |
-| `rows_fall`        | train has fewer rows a day than before: 1 - now / before                 |
+| `rows_fall`        | splits together have fewer rows a day than before: 1 - now / before      |
 | `quarantine_share` | store has a larger share of quarantined rows                             |
 
 Shifts and divergences have to be beyond sampling noise as well: more than NOISE standard errors, or
@@ -44,7 +44,7 @@ from schemas import LISTENING_EVENT
 from transforms import manifest, storage, tfdv
 from transforms.config import StrictModel
 from transforms.errors import UsageError
-from transforms.findings import Finding, Severity
+from transforms.findings import Finding, Severity, apart
 from transforms.manifest import ColumnEntry, Manifest
 from transforms.splits import SPLITS
 from transforms.statistics import CELLS, SplitStatistics, decode, element_type, feature_type
@@ -68,7 +68,8 @@ class GatesSpec(StrictModel):
     """Limits of the gates; null turns one off.
 
     Attributes:
-      schema_file: TFMD schema as text; null takes that of the kind in schemas/datasets.
+      schema_file: TFMD schema as text; a relative path starts at the folder of the spec's file.
+        Null takes that of the kind in schemas/datasets.
       drift, skew: Jensen-Shannon divergence, 0 to 1.
       label_shift, null_shift, rows_fall, quarantine_share: see the module.
     """
@@ -106,23 +107,30 @@ class Verdict:
     drift: dict[str, float]
 
 
-def curated_schema(spec: GatesSpec, kind: str) -> str:
+def curated_schema(spec: GatesSpec, kind: str, folder: str = "") -> str:
     """Text of the schema for a kind of dataset; empty if there is none.
+
+    Args:
+      spec: of the dataset.
+      kind: of the dataset.
+      folder: that of the spec's file, from which a relative `schema_file` starts.
 
     Raises:
       UsageError: if the file that the spec names is no TFMD schema.
     """
     if spec.schema_file is None:
-        folder = pathlib.Path(schemas.__file__).parent / "datasets"
-        shipped = folder / f"{kind}.pbtxt"
+        shipped = pathlib.Path(schemas.__file__).parent / "datasets" / f"{kind}.pbtxt"
         return shipped.read_text("utf-8") if shipped.exists() else ""
+    path = spec.schema_file
+    if storage.is_local(path):
+        path = storage.join(folder, path)
     try:
-        text = storage.read_bytes(spec.schema_file).decode()
+        text = storage.read_bytes(path).decode()
         text_format.Parse(text, schema_pb2.Schema())
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
-            f"gates.schema_file: {spec.schema_file}: expected a TFMD schema as text (see "
+            f"gates.schema_file: {path}: expected a TFMD schema as text (see "
             f"`playhead schema`), got: {reason}"
         ) from None
     return text
@@ -130,7 +138,7 @@ def curated_schema(spec: GatesSpec, kind: str) -> str:
 
 def infer_schema(statistics: Statistics, columns: Iterable[ColumnEntry]) -> schema_pb2.Schema:
     """TFDV's inference, with what the columns declare: which may be null, lists that may be empty,
-    enumerations; and what was never negative stays so."""
+    enumerations, the smallest value. Where none is declared, what was never negative stays so."""
     declared = {column.name: column for column in columns}
     lowest = {_name_of(each.path): each.num_stats.min for each in statistics.features}
     schema = tfdv.infer_schema(statistics)
@@ -150,6 +158,8 @@ def infer_schema(statistics: Statistics, columns: Iterable[ColumnEntry]) -> sche
             feature.string_domain.value.extend(symbols)
         elif column.type == "bool":
             feature.bool_domain.SetInParent()
+        elif feature.type == schema_pb2.INT and column.minimum is not None:
+            feature.int_domain.min = column.minimum
         elif feature.type == schema_pb2.INT and not column.identifier and lowest[column.name] >= 0:
             feature.int_domain.min = 0
         elif column.type == "double":  # in lists NaN stands for unknown, elsewhere null does
@@ -224,19 +234,26 @@ def read_serving_log(path: str, columns: tuple[ColumnEntry, ...]) -> Statistics:
         raise UsageError(
             f"--serving-log: {path}: expected a Parquet file: {str(error).splitlines()[0]}"
         ) from None
-    if not common:
-        raise UsageError(
-            f"--serving-log: {path}: expected columns of the dataset, got {', '.join(names[:5])}"
-        )
     for column in common:
         got = table.schema[column.name]
         if not _fits(got, column):
             raise UsageError(
                 f"--serving-log: {path}: {column.name}: expected {column.type}, got {got}"
             )
+    wanted = [column.name for column in columns if _is_compared(column)]
+    if not set(wanted) & set(names):
+        raise UsageError(
+            f"--serving-log: {path}: has no column whose values can be compared; expected some of "
+            f"{_listed(wanted)}; got {_listed(names)}"
+        )
     served = SplitStatistics(common)
     served.add(table)
     return served.extract("serving")
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _fits(got: Any, column: ColumnEntry) -> bool:
@@ -304,18 +321,12 @@ def judge(
     return Verdict(schema, findings, drift)
 
 
-def describe(findings: Iterable[Finding]) -> list[str]:
-    """A line for each finding, as many as fit on a screen."""
-    lines = [f"{each.gate}: {each.message}" for each in findings]
-    more = len(lines) - _SHOWN
-    return lines if more <= 0 else [*lines[:_SHOWN], f"... and {more} more in anomalies.json"]
-
-
 def _quarantine(spec: GatesSpec, share: float) -> Iterator[Finding]:
     limit = spec.quarantine_share
     if limit is not None and share > limit:
-        text = f"{share:.2%} of the rows of the store's days were quarantined, at most {limit:.2%}"
-        yield Finding("quarantine_share", None, "error", f"{text} may be", share, limit)
+        got, most = apart(share, limit)
+        text = f"{got} of the rows of the store's days were quarantined, at most {most} may be"
+        yield Finding("quarantine_share", None, "error", text, share, limit)
 
 
 def _schema_findings(
@@ -341,6 +352,12 @@ def _is_comparable(now: Side, before: Side | None) -> bool:
     return min(side.statistics["train"].num_examples for side in (now, before)) >= MIN_ROWS
 
 
+def _is_compared(column: ColumnEntry) -> bool:
+    """Ids are other ones tomorrow, and so are times."""
+    is_other_daily = column.identifier or "timestamp" in column.type or column.name in _OF_THE_DAY
+    return not is_other_daily
+
+
 def _distances(
     gate: Literal["drift", "skew"],
     schema: schema_pb2.Schema,
@@ -349,9 +366,8 @@ def _distances(
     other: Statistics,
 ) -> dict[str, float]:
     """Jensen-Shannon divergence of each column from the version before, or the serving log."""
-    # Ids are other ones tomorrow, and so are times.
-    left_out = {c.name for c in columns if c.identifier or "timestamp" in c.type}
-    wanted = (_with_values(train) & _with_values(other)) - left_out - set(_OF_THE_DAY)
+    compared_names = {column.name for column in columns if _is_compared(column)}
+    wanted = _with_values(train) & _with_values(other) & compared_names
     compared = schema_pb2.Schema()
     for feature in schema.feature:
         copy = compared.feature.add(name=feature.name, type=feature.type)
@@ -428,7 +444,8 @@ def _far(
         limit = limits[name]
         if value > limit:
             severity: Severity = "warning" if is_soft else "error"
-            text = f"{name} is {value:.3f} from {what} (Jensen-Shannon), at most {limit:.3g} may be"
+            got, most = apart(value, limit, "f", 3)
+            text = f"{name} is {got} from {what} (Jensen-Shannon), at most {most} may be"
             yield Finding(gate, name, severity, text, value, limit)
 
 
@@ -453,7 +470,8 @@ def _shifts(
         rows = [now.num_examples, before.num_examples]
         nulls = [each.num_missing / n for each, n in zip(common, rows, strict=True)]
         if spec.null_shift is not None and _is_beyond(nulls, rows, spec.null_shift):
-            text = f"{column.name} is null in {nulls[0]:.2%} of train's rows, was {nulls[1]:.2%}"
+            shares = apart(*nulls)
+            text = f"{column.name} is null in {shares[0]} of train's rows, was {shares[1]}"
             value = abs(nulls[0] - nulls[1])
             yield Finding("null_shift", column.name, severity, text, value, spec.null_shift)
         if column.family != "label" or column.type != "bool" or not min(known):
@@ -464,7 +482,8 @@ def _shifts(
             continue
         value = abs(rates[0] - rates[1]) / spread
         if value > spec.label_shift and _is_beyond(rates, known, 0.0):
-            text = f"{column.name} is true in {rates[0]:.2%} of train's rows, was {rates[1]:.2%}"
+            shares = apart(*rates)
+            text = f"{column.name} is true in {shares[0]} of train's rows, was {shares[1]}"
             yield Finding("label_shift", column.name, severity, text, value, spec.label_shift)
 
 
@@ -484,12 +503,9 @@ def _rows_fall(spec: GatesSpec, now: Side, before: Side | None) -> Iterator[Find
     ]
     fall = 1 - rows[0] / rows[1] if rows[1] else 0.0
     if rows[1] * before.days >= MIN_ROWS and fall > spec.rows_fall:
-        text = f"{rows[0]:,.0f} rows a day, were {rows[1]:,.0f}: a fall of {fall:.0%}"
-        yield Finding(
-            "rows_fall",
-            None,
-            "error",
-            f"{text}, at most {spec.rows_fall:.0%} may be",
-            fall,
-            spec.rows_fall,
+        got, most = apart(fall, spec.rows_fall, "%", 0)
+        text = (
+            f"{rows[0]:,.0f} rows a day in all splits, were {rows[1]:,.0f}: a fall of {got}, "
+            f"at most {most} may be"
         )
+        yield Finding("rows_fall", None, "error", text, fall, spec.rows_fall)

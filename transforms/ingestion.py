@@ -19,6 +19,7 @@ from transforms.adapters.base import EVENT_COLUMNS, OFFSET, REJECT_REASON, Adapt
 from transforms.counts import Counts
 from transforms.errors import InputFileError
 from transforms.events import ValidityRules
+from transforms.findings import apart
 from transforms.manifest import FileEntry
 from transforms.tables import typed
 
@@ -420,9 +421,10 @@ class IngestGate:
         if share > self.max_quarantine:
             worst = sorted(counts["quarantined"].items(), key=lambda item: (-item[1], item[0]))
             reasons = ", ".join(f"{reason} {n:,}" for reason, n in worst[:5])
+            got, most = apart(share, self.max_quarantine)
             problems.append(
-                f"{quarantined:,} of {of_this_day:,} rows ({share:.2%}) are invalid, more than "
-                f"--max-quarantine {self.max_quarantine:.2%}: {reasons}; the rows are listed in "
+                f"{quarantined:,} of {of_this_day:,} rows ({got}) are invalid, more than "
+                f"--max-quarantine {most}: {reasons}; the rows are listed in "
                 f"{self.quarantine_root}"
             )
         return problems

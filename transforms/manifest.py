@@ -105,6 +105,7 @@ class ColumnEntry(StrictModel):
       unit: unit of a number; null where there is none to say.
       identifier: values are ids of many things (users, tracks, requests): statistics count them by
         sketches and never list them all.
+      minimum: smallest value that a whole number may have; null where the column does not say.
     """
 
     name: str
@@ -114,6 +115,7 @@ class ColumnEntry(StrictModel):
     family: str | None = None
     unit: str | None = None
     identifier: bool = False
+    minimum: int | None = None
 
 
 class RunInfo(StrictModel):
@@ -140,7 +142,8 @@ class Manifest(StrictModel):
       version: folder name; ends in the fingerprint, so equal work has an equal name.
       fingerprint: digest of inputs, configuration and code version.
       code_version: of Playhead.
-      status: "OK", or "EMPTY" when there are no rows; then only a partition can be current.
+      status: "OK", or "EMPTY" when there are no rows; then only a partition can be current. In the
+        audit manifest of what a gate did not let pass "REFUSED", never in a published one.
       config: options and spec that decide the data.
       columns: of the data files.
       key: columns that identify a row.
@@ -156,7 +159,7 @@ class Manifest(StrictModel):
     version: str
     fingerprint: str
     code_version: str
-    status: Literal["OK", "EMPTY"]
+    status: Literal["OK", "EMPTY", "REFUSED"]
     config: dict[str, Any]
     columns: tuple[ColumnEntry, ...]
     key: tuple[str, ...] = ("user_id", "event_id")

@@ -428,6 +428,10 @@ def _vocabulary(request: Request, borders: Borders) -> _Vocabulary:
         )
     with _naming("--vocabulary"):
         root, found = manifest.resolve(request.vocabulary, "a dataset of kind sequences")
+        if found.status == "REFUSED":
+            raise UsageError(
+                f"{request.vocabulary}: expected a published version, got a refused one"
+            )
     files = found.files_of("vocabulary")
     if not files:
         raise UsageError(

@@ -10,14 +10,15 @@ import dataclasses
 import datetime
 import json
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import apache_beam as beam
 
 from transforms import counts as row_counts
-from transforms import manifest, storage, store
+from transforms import findings, manifest, storage, store
 from transforms.counts import Counts
 from transforms.errors import DataRefusedError, UnreadableInputError, UsageError
+from transforms.findings import Finding
 from transforms.manifest import (
     ColumnEntry,
     FileEntry,
@@ -61,15 +62,18 @@ class Draft:
     def spill_root(self) -> str:
         return storage.join(self.attempt_root, SPILL_FOLDER)
 
-    def manifest(self, files: Iterable[FileEntry], counts: Counts, rows: int) -> Manifest:
-        """The manifest of what was made."""
+    def manifest(
+        self, files: Iterable[FileEntry], counts: Counts, rows: int, is_refused: bool = False
+    ) -> Manifest:
+        """The manifest of what was made, of which a gate may have refused to publish it."""
+        status: Literal["OK", "EMPTY", "REFUSED"] = "OK" if rows else "EMPTY"
         return Manifest(
             kind=self.kind,
             name=self.name,
             version=self.version,
             fingerprint=self.fingerprint,
             code_version=self.code_version,
-            status="OK" if rows else "EMPTY",
+            status="REFUSED" if is_refused else status,
             config=self.config,
             columns=self.columns,
             key=self.key,
@@ -125,11 +129,12 @@ class Finished:
 
     Attributes:
       manifest: of the version, side files included.
-      problems: reasons to refuse it; the attempt is then kept for whoever has to find out why.
+      refused_for: what the gates found that refuses it, and its manifest says REFUSED; the attempt
+        is then kept for whoever has to find out why.
     """
 
     manifest: Manifest
-    problems: list[str]
+    refused_for: list[Finding]
 
 
 # (draft, total counts, files, what shards said) -> the manifest, and what speaks against it.
@@ -186,8 +191,8 @@ class _CommitFn(beam.DoFn):
         finished = self._finish(draft, total, entries, summaries)
         ours = finished.manifest
         storage.delete_tree(draft.spill_root)
-        if finished.problems:
-            _keep_for_audit(draft, ours, finished.problems)
+        if finished.refused_for:
+            _keep_for_audit(draft, ours, finished.refused_for)
         if draft.companion is not None:
             path, text = draft.companion
             created = storage.create_if_absent(path, text.encode())
@@ -199,14 +204,14 @@ class _CommitFn(beam.DoFn):
         return [winner.version]
 
 
-def _keep_for_audit(draft: Draft, refused: Manifest, problems: list[str]) -> NoReturn:
+def _keep_for_audit(draft: Draft, refused: Manifest, errors: list[Finding]) -> NoReturn:
     """Leaves what a manifest would have said beside the files, and refuses the version."""
     with storage.create_writer(storage.join(draft.attempt_root, manifest.AUDIT_NAME)) as stream:
         stream.write(refused.to_json())
-    listed = "\n".join(f"  {problem}" for problem in problems)
+    listed = "\n".join(f"  {line}" for line in findings.describe(errors))
     raise DataRefusedError(
-        f"{len(problems)} {'gate' if len(problems) == 1 else 'gates'} failed; nothing was "
-        f"published:\n{listed}\nwhat was made can be read at {draft.attempt_root}"
+        f"{findings.counted(errors)}; nothing was published:\n{listed}\n"
+        f"what was made can be read at {draft.attempt_root}"
     )
 
 

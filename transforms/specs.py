@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import pydantic
@@ -34,6 +35,14 @@ def _known_surface(name: str) -> str:
 
 
 Surface = Annotated[str, pydantic.AfterValidator(_known_surface)]
+
+
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"([a-z0-9][a-z0-9_-]{0,63})?", name):
+        raise ValueError(
+            f"expected at most 64 of a-z, 0-9, _ and -, the first a letter or digit, got {name!r}"
+        )
+    return name
 
 
 class ExamplesSpec(StrictModel):
@@ -182,7 +191,7 @@ class DatasetSpec(StrictModel):
     families: ClassVar[tuple[str, ...]] = FAMILIES
 
     kind: str
-    name: str = pydantic.Field("", pattern=r"^([a-z0-9][a-z0-9_-]{0,63})?$")
+    name: Annotated[str, pydantic.AfterValidator(_plain_name)] = ""
     seed: int = pydantic.Field(0, ge=0, lt=1 << 63)
     sessions: SessionRuleSpec = SessionRuleSpec()
     attribution: AttributionSpec = AttributionSpec()
@@ -197,13 +206,15 @@ class DatasetSpec(StrictModel):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _named_after_kind(cls, data: Any) -> Any:
-        if isinstance(data, dict) and not data.get("name"):
-            return {**data, "name": data.get("kind")}
-        return data
+        named = isinstance(data, dict) and data.get("name") not in (None, "")
+        kind = None if named or not isinstance(data, dict) else data.get("kind")
+        return {**data, "name": kind} if isinstance(kind, str) else data
 
     @pydantic.field_validator("features", mode="before")
     @classmethod
     def _all_features(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "all":
+            raise ValueError(f"expected a list of names, or all, got {value!r}")
         if value != "all":
             return value
         return tuple(n for n, e in FEATURES.items() if e.feature.family in cls.families)

@@ -25,6 +25,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -65,7 +66,7 @@ class SplitsSpec(StrictModel):
     validation_days: int | None = pydantic.Field(None, ge=1, le=3660)
     test_days: int | None = pydantic.Field(None, ge=1, le=3660)
     gap_hours: float = pydantic.Field(0.5, ge=0, le=30 * 24)
-    open_labels: str = pydantic.Field("drop", pattern="^(drop|censor)$")
+    open_labels: Literal["drop", "censor"] = "drop"
     holdout_user_share: float = pydantic.Field(0.0, ge=0, le=0.5)
     experiment_holdouts: dict[str, tuple[str, ...]] = {}
 

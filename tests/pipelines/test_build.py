@@ -515,7 +515,7 @@ WRONG = {
                             ":3: labels.horizon_hour", "unknown field"),
     "text for a number": ("kind: ranking\nseed: 1\nlabels:\n  completion_cap: big\n",
                           ":4: labels.completion_cap", "'big'"),
-    "another kind": ("kind: rank\n", ":1: kind", "'ranking'"),
+    "another kind": ("kind: rank\n", ":1: kind", "did you mean ranking?"),
     "no kind": ("name: ranking\n", ":1: kind", "expected a value"),
     "not YAML": ("kind: [ranking\n", ":", "not valid YAML"),
     "a list": ("- ranking\n", "", "expected a mapping"),
@@ -556,7 +556,7 @@ def test_files_that_are_no_spec_or_store_are_one_line(
     quick: pathlib.Path, simulated_store: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     for store, spec, what in (
-        (simulated_store, tmp_path / "none.yaml", "none.yaml: cannot read it"),
+        (simulated_store, tmp_path / "none.yaml", "none.yaml: no such file"),
         (simulated_store, tmp_path, "cannot read it"),
         (tmp_path, quick, "is not an event store"),
         (tmp_path / "none", quick, "is not an event store"),

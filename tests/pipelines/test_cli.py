@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import importlib
+import io
 import json
 import os
 import pathlib
@@ -12,16 +14,18 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 
+import apache_beam as beam
 import polars as pl
 import pytest
 
-from pipelines import cli
+from pipelines import cli, inspect
 from pipelines import main as playhead
 from tests import jobs
-from transforms import building, ingestion
+from transforms import building, ingestion, storage
 from transforms.errors import DataRefusedError, InputFileError, UsageError
 
 COMMANDS = list(playhead.COMMANDS)
@@ -123,13 +127,13 @@ USER_ERRORS: list[tuple[list[str], str]] = [
     ([*INGEST, "--max-user-events", "-1"], ">= 1"),
     ([*INGEST, "--max-user-events", "²"], ">= 1"),
     ([*INGEST, "--shuffle", "magic"], "choose from"),
-    ([*INGEST[:3], "--format", "parket", *INGEST[5:]], "did you mean 'parquet'"),
+    ([*INGEST[:3], "--format", "parket", *INGEST[5:]], "did you mean parquet?"),
     ([*INGEST[:3], "--format", "no.such.module", *INGEST[5:]], "no module of that name"),
     ([*INGEST[:3], "--format", "none.yaml", *INGEST[5:]], "none.yaml"),
     ([*INGEST[:3], "--format", "none.py", *INGEST[5:]], "none.py: no such file"),
     ([*INGEST, "--user-key", "0123456789abcdef0123456789abcdef"], ""),
     (BUILD, "is not an event store"),
-    ([*BUILD[:4], "none.yaml", *BUILD[5:]], "none.yaml: cannot read it"),
+    ([*BUILD[:4], "none.yaml", *BUILD[5:]], "none.yaml: no such file"),
     (["inspect", "none"], "nothing is published here"),
     (["inspect", "none", "--rows", "0"], ">= 1"),
     (["inspect"], "arguments are required: PATH"),
@@ -229,9 +233,9 @@ def test_a_reader_that_leaves_early_is_no_error(argv: list[str]) -> None:
     assert (ended.code, ended.err) == (0, "")
 
 
-def interrupting(whole: Any) -> Any:
+def interrupting(whole: Any, by: signal.Signals = signal.SIGINT) -> Any:
     def step(*args: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), by)
         time.sleep(0.2)
         return whole(*args)
 
@@ -262,6 +266,70 @@ def test_an_interrupted_build_publishes_nothing_and_leaves_nothing(
     )
     assert jobs.call(*argv).code == 130
     assert not (tmp_path / "dataset").exists()
+
+
+def test_a_terminated_job_leaves_nothing_either(
+    simulated: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = interrupting(ingestion.store_bucket, signal.SIGTERM)
+    monkeypatch.setattr(ingestion, "store_bucket", step)
+    before = signal.getsignal(signal.SIGTERM)
+    store = tmp_path / "store"
+    ended = jobs.call(*jobs.ingest_argv(simulated / f"received={jobs.DAY}" / "*", store))
+    assert (ended.code, ended.err.strip().splitlines()[-1]) == (
+        128 + signal.SIGTERM, "playhead ingest: terminated; nothing was published"
+    )  # fmt: skip
+    assert set(jobs.files_below(store)) <= {"store.json"}
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("is_run", [True, False])
+def test_a_pipeline_makes_no_folder_of_its_own(
+    is_run: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even one that is never run, as after a mistake in its graph."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    pipeline = cli.make_pipeline(cli.beam_options([]))
+    if is_run:
+        _ = pipeline | beam.Create([1])
+        pipeline.run().wait_until_finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_named(
+    simulated: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write to an open file fails without a name."""
+
+    class Full(io.BytesIO):
+        def write(self, _data: Any) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(storage, "create_writer", lambda _path: Full())
+    raw = simulated / f"received={jobs.DAY}" / "*"
+    ended = jobs.call(*jobs.ingest_argv(raw, tmp_path / "store"))
+    last = ended.err.strip().splitlines()[-1]
+    where = re.escape(str(jobs.partition_root(tmp_path / "store")))
+    assert ended.code == 1
+    said = "No space left on device; nothing was published"
+    assert re.fullmatch(rf"playhead ingest: {where}/v-\w+/attempt-\w+: {said}", last)
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("rankin", "did you mean ranking? "),
+        ("Ranking", "did you mean ranking? "),
+        ("specs/retreival.yaml", "did you mean retrieval? "),
+        ("nothing/like/it.yml", ""),
+    ],
+)
+def test_a_spec_that_is_not_there_is_answered_with_those_that_are(spec: str, hint: str) -> None:
+    ended = jobs.call(*jobs.build_argv("store", spec, jobs.DAY, jobs.DAY, "out"))
+    assert ended == jobs.Ended(
+        2, "", f"playhead build: --spec {spec}: no such file; {hint}expected a YAML file, or one "
+        "of those that come with Playhead: ranking, retrieval, sequences, sessions, listening\n",
+    )  # fmt: skip
 
 
 @pytest.mark.usefixtures("offline")
@@ -394,3 +462,17 @@ def test_the_demo_shows_what_it_runs_and_where_the_results_lie(tmp_path: pathlib
     assert made.count("report.html") == 4
     assert str(tmp_path / "demo" / "datasets") in made
     assert "label_reward" in out
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "null"),
+        (jobs.NOON, "2026-01-05T12:00:00Z"),
+        ([jobs.NOON, None], "2026-01-05T12:00:00Z, null"),
+        (["t"] * 1_000, f"{'t, ' * 19}...  (1,000 values)"),
+        ("x" * 61, f"{'x' * 57}..."),
+    ],
+)
+def test_inspect_shows_a_value_on_a_line(value: object, shown: str) -> None:
+    assert inspect._short(value) == shown

@@ -13,6 +13,7 @@ import pytest
 from pipelines import diff
 from tests import jobs
 from transforms import manifest
+from transforms.diff import Change
 from transforms.manifest import Manifest
 
 SPEC = "kind: ranking\nname: ranking\nfeatures: [user_plays_7d, history_track_ids]\n"
@@ -75,8 +76,9 @@ def test_a_changed_reward_is_told_in_a_screen(paths: tuple[str, str]) -> None:
     ("a", "b", "told"),
     [
         (30_000, 20_000, "30,000 -> 20,000"),
-        (True, None, "True -> None"),
+        (True, None, "True -> null"),
         ("x" * 50, "", f"{'x' * 37}... -> "),
+        (jobs.NOON, None, "2026-01-05T12:00:00Z -> null"),
         (["home"], ["home", "radio"], "['home'] -> ['home', 'radio']"),
         (list(range(99)), list(range(98)), "99 -> 98 values"),
         (["t"] * 99, ["t"] * 70 + ["s"] * 29, "value 70: t -> s"),
@@ -84,6 +86,23 @@ def test_a_changed_reward_is_told_in_a_screen(paths: tuple[str, str]) -> None:
 )
 def test_a_change_is_told_in_a_few_words(a: object, b: object, told: str) -> None:
     assert diff._change(a, b) == told
+
+
+@pytest.mark.parametrize(
+    ("name", "a", "b", "told"),
+    [
+        ("as_of_us", None, 1_767_916_800_000_000, ["as_of", "null -> 2026-01-09T00:00:00Z"]),
+        ("splits.train", [-(1 << 62), 1_767_916_800_000_000], "(absent)",
+         ["splits.train", "the beginning to 2026-01-09T00:00:00Z -> (absent)"]),
+        ("splits.test", [1_767_916_800_000_000, 1 << 62], "(absent)",
+         ["splits.test", "2026-01-09T00:00:00Z to the end -> (absent)"]),
+        ("spec.labels.lateness_days", 2, 3, ["spec.labels.lateness_days", "2 -> 3"]),
+    ],
+)  # fmt: skip
+def test_settings_that_are_instants_are_told_as_such(
+    name: str, a: object, b: object, told: list[str]
+) -> None:
+    assert diff._setting_row(Change(name, a, b)) == told
 
 
 def test_json_counts_what_two_lines_of_polars_count(

@@ -184,14 +184,18 @@ def test_failed_gates_leave_a_version_unpublished_and_readable(
     strict = tmp_path / "strict.pbtxt"
     strict.write_text('feature { name: "position" type: INT int_domain { min: 0 max: 1 } }\n')
     spec = tmp_path / "spec.yaml"
-    spec.write_text(f"{SPEC}gates: {{schema_file: {strict}, drift: null, label_shift: null}}\n")
+    spec.write_text(
+        f"{SPEC}gates: {{schema_file: {strict.name}, drift: null, label_shift: null}}\n"
+    )
     log = serving_log(tmp_path / "log.parquet", jobs.rows(copied, published, "train"))
     argv = jobs.build_argv(simulated_store, spec, DAY_2, DAY_2, copied, "--serving-log", log)
 
     refused = jobs.call(*argv)
     assert refused.code == 3
     message = refused.err[refused.err.index("playhead build: ") :].splitlines()
-    assert re.fullmatch(r"playhead build: \d gates failed; nothing was published:", message[0])
+    assert re.fullmatch(
+        r"playhead build: \d findings of 2 gates; nothing was published:", message[0]
+    )
     reasons = "\n".join(message[1:-1])
     for reason in (
         "  schema: position in train: Out-of-range values: Unexpectedly large value: ",
@@ -214,12 +218,20 @@ def test_failed_gates_leave_a_version_unpublished_and_readable(
     listed = [entry.path for entry in audit.files]
     assert jobs.files_below(attempt) == sorted([*listed, manifest.AUDIT_NAME])
     findings = json.loads(side_file(copied, audit, "anomalies.json"))["findings"]
+    assert message[0].split(": ")[1].split(" ")[0] == str(
+        sum(f["severity"] == "error" for f in findings)
+    )
     failed = {f["gate"] for f in findings if f["severity"] == "error"}
     assert failed == {"schema", "skew"}
     assert "position" in (attempt / "report.html").read_text()
 
     inspected = jobs.ok("inspect", attempt, "--rows", 1).out
-    assert f"dataset ranking, version {audit.version}: OK" in inspected
+    assert inspected.startswith(f"dataset ranking, version {audit.version}: REFUSED\n")
+    assert "\n".join(message[1:-1]) in inspected
+    assert "not published: " in inspected
+    page = (attempt / "report.html").read_text()
+    assert "<b>Not published</b>: refused by <code>schema</code>, <code>skew</code>." in page
+    assert "Not published" not in side_file(copied, published, "report.html").decode()
     rows = sum(entry.rows for entry in audit.files if entry.role == "train")
     assert f"{rows:,} rows" in inspected
     compared = jobs.ok("diff", copied / published.version, attempt, "--rows", 1).out
@@ -239,8 +251,8 @@ def test_failed_gates_leave_a_version_unpublished_and_readable(
 @pytest.mark.parametrize(
     ("gates_yaml", "more", "said"),
     [
-        ("{schema_file: missing.pbtxt}", [], "gates.schema_file: missing.pbtxt: expected a TFMD"),
-        ("{drift: 2}", [], "spec.yaml:4: gates.drift: expected less than or equal to 1, got 2"),
+        ("{schema_file: missing.pbtxt}", [], "/missing.pbtxt: expected a TFMD"),
+        ("{drift: 2}", [], "spec.yaml:4: gates.drift: expected a number of at most 1, got 2"),
         ("{}", ["--serving-log", "missing.parquet"], "--serving-log: missing.parquet: expected a"),
     ],
 )

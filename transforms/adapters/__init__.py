@@ -8,7 +8,6 @@ that path on every machine; a dotted name needs the package installed there.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import pathlib
@@ -16,7 +15,7 @@ import sys
 from types import ModuleType
 
 from transforms.adapters.base import Adapter
-from transforms.errors import UsageError
+from transforms.errors import UsageError, closest
 
 # Name -> module below this package; imported when first asked for.
 _BUILT_IN = {
@@ -55,11 +54,10 @@ def get_adapter(name: str) -> Adapter:
         return _built_in(name)
     if "." in name:
         return _adapter_of(_module_named(name), name)
-    close = difflib.get_close_matches(name, _BUILT_IN, n=1)
-    hint = f", did you mean {close[0]!r}?" if close else "."
+    close = closest(name, _BUILT_IN)
     raise UsageError(
-        f"unknown format {name!r}{hint} Known: {', '.join(_BUILT_IN)}; or a .yaml mapping, "
-        "or your own module"
+        f"--format: unknown format {name!r}; {f'did you mean {close}? ' if close else ''}"
+        f"expected one of {', '.join(_BUILT_IN)}, a mapping (.yaml), or a module of your own"
     )
 
 

@@ -60,6 +60,7 @@ Rules:
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -128,10 +129,16 @@ class FieldMapping(StrictModel):
     @pydantic.model_validator(mode="after")
     def _one_origin(self) -> FieldMapping:
         if (self.column is None) == (self.value is None):
-            raise ValueError("expected either `column` or `value`")
+            raise ValueError("expected either `column` or `value`, not both and not none")
         if self.value is not None and (self.unit or self.map or self.default is not None):
             raise ValueError("`unit`, `map` and `default` go with `column`, not with `value`")
         return self
+
+
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
+        raise ValueError(f"expected at most 64 of a-z, 0-9 and _, the first a letter, got {name!r}")
+    return name
 
 
 def _expand(given: Any) -> Any:
@@ -141,7 +148,7 @@ def _expand(given: Any) -> Any:
 class Mapping(StrictModel):
     """A column mapping; see the module docstring."""
 
-    name: Annotated[str, pydantic.Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+    name: Annotated[str, pydantic.AfterValidator(_plain_name)]
     container: Literal["parquet", "avro", "jsonl", "json", "csv", "tsv"]
     summary: str = "described in a mapping file"
     columns: tuple[str, ...] | None = None
@@ -151,17 +158,22 @@ class Mapping(StrictModel):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Mapping:
-        problems = [f"fields.{name} is needed" for name in _NEEDED if name not in self.fields]
+        problems = [
+            f"fields.{name}: expected a column or a value, got nothing"
+            for name in _NEEDED
+            if name not in self.fields
+        ]
         for name, entry in self.fields.items():
             problems += [f"fields.{name}: {problem}" for problem in self._problems(name, entry)]
         if self.container not in _SEPARATORS and (self.columns or self.quoted):
-            problems.append("`columns` and `quoted` are for csv and tsv")
+            name = "columns" if self.columns else "quoted"
+            problems.append(f"{name}: only for csv and tsv, got container {self.container}")
         if self.columns and len(set(self.columns)) < len(self.columns):
             problems.append("columns: a name stands twice")
         if self.time_is == "end" and "played_ms" not in self.fields:
             problems.append("time_is: end needs fields.played_ms, to know when a play started")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
     def _problems(self, name: str, entry: FieldMapping) -> Iterator[str]:

@@ -127,6 +127,7 @@ def columns(spec: SequencesSpec, levels: int = 0) -> tuple[ColumnEntry, ...]:
             description=text,
             family=family,
             identifier=name in identifiers,
+            minimum=-1 if name.startswith("sid_") else None,
         )
         for name, (kind, family, text) in _fields(spec, levels).items()
     )

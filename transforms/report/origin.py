@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from transforms import counts as row_counts
 from transforms.report import charts, figures, tables, view
 from transforms.report.charts import Axes, Series
 from transforms.report.figures import NONE, count, percent
@@ -158,9 +159,9 @@ def _stages(given: ReportInput) -> list[tuple[str, list[_Line]]]:
     """(what is counted, lines): events, and sessions or windows where those are the rows."""
     counts = given.manifest.counts
     used = counts["events"]
-    not_used = [_Line(text, counts.get(key, 0), "loss") for key, text in _NOT_USED.items()]
+    not_used = [_Line(_NOT_USED[k], counts.get(k, 0), "loss") for k in row_counts.NOT_USED]
     events = [
-        _Line("Events read", used + sum(line.number for line in not_used), "main"),
+        _Line("Events read", row_counts.events_read(counts), "main"),
         *not_used,
         _Line("Events used", used, "main"),
     ]

@@ -30,9 +30,19 @@ def head(given: ReportInput) -> Markup:
         tag("p", _MARK, "Playhead · ", tag("span", f"{given.kind} dataset"), class_="eyebrow"),
         tag("h1", manifest.name),
         tag("p", tag("code", manifest.version), class_="version"),
+        _refusal(given),
         tag("p", summary(given), class_="lede"),
         tag("dl", *itertools.starmap(_tile, _key_figures(given)), class_="tiles"),
     )
+
+
+def _refusal(given: ReportInput) -> Markup | None:
+    """Says of a version that a gate refused that there is no such version."""
+    if given.manifest.status != "REFUSED":
+        return None
+    gates = dict.fromkeys(each.gate for each in given.findings if each.severity == "error")
+    named = (join(", " if index else " ", tag("code", gate)) for index, gate in enumerate(gates))
+    return tag("p", tag("b", "Not published"), ": refused by", *named, ".", class_="refused")
 
 
 # A playhead.
@@ -60,9 +70,10 @@ def summary(given: ReportInput) -> str:
         share = figures.ratio(known["true"], known["known"])
         sentences.append(f"{figures.percent(share)} of the rows led to a play.")
     withheld = given.manifest.counts.get("immature", 0)
+    unit = "play" if given.kind == "sequences" else "more row"
     if withheld:
         sentences.append(
-            f"{plural(withheld, 'more row')} {'is' if withheld == 1 else 'are'} withheld until "
+            f"{plural(withheld, unit)} {'is' if withheld == 1 else 'are'} withheld until "
             "what came of them is known."
         )
     errors = sum(each.severity == "error" for each in given.findings)

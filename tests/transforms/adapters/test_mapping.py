@@ -223,7 +223,8 @@ def test_extra_columns_are_not_read():
          "played_ms"),
         (PLAIN.format(container="tsv", unit="s", more="track_id: i") + "    columns: [u, t]",
          "'i' is not one of"),
-        ("name: x\ncontainer: csv\nfields: {user_id: u}", "fields.event_time is needed"),
+        ("name: x\ncontainer: csv\nfields: {user_id: u}",
+         "m.yaml:3: fields.event_time: expected a column or a value, got nothing"),
     ],
 )  # fmt: skip
 def test_mistakes_are_usage_errors_that_say_what_was_expected(text, message):
