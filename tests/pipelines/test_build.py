@@ -295,11 +295,9 @@ def test_a_held_out_arm_that_nobody_is_in_is_a_warning(
         (True, False),
         (False, True),
     ]
-    printed = dict(
-        line.split(maxsplit=1) for line in ended.out.splitlines() if "report.html" in line
-    )
-    assert pathlib.Path(printed["report"]).exists()
-    assert f"warnings of the checks        {len(found)}" in ended.out
+    printed = {line.split("  ")[1]: line.split("  ")[-1] for line in ended.out.splitlines()[1:]}
+    assert pathlib.Path(printed["report"].strip()).exists()
+    assert int(printed["warnings of the checks"]) == len(found)
 
 
 # --- one folder, one dataset ----------------------------------------------------------------------
