@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import socket
+import tempfile
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -11,6 +12,20 @@ import polars as pl
 import pytest
 
 from tests import jobs
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Temporary files of what is tested go when the tests end: every Beam pipeline that is made and
+    not run leaves a folder. Folders of tests stay where pytest keeps them."""
+    tmp_path_factory.getbasetemp()
+    with (
+        tempfile.TemporaryDirectory(prefix="playhead-tests-") as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(scope="session")
