@@ -13,7 +13,7 @@ import datetime
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from transforms import manifest, semantic_ids, splits, storage, store
+from transforms import manifest, semantic_ids, splits, storage, store, tombstones
 from transforms.building import KINDS, BuildPlan
 from transforms.datasets.rows import BuildRange
 from transforms.errors import DataRefusedError, UsageError
@@ -72,6 +72,7 @@ class Planned:
       inputs: versions that are read.
       config: everything else that decides the data, for the manifest.
       quarantine_share: rows quarantined of all that were read for the partitions.
+      requests: the store's `tombstones.names`.
     """
 
     plan: BuildPlan
@@ -79,6 +80,7 @@ class Planned:
     inputs: tuple[InputVersionEntry, ...]
     config: dict[str, Any]
     quarantine_share: float
+    requests: tuple[str, ...]
 
     def placed(self, attempt_root: str, spill_root: str, threads: int) -> BuildPlan:
         """The plan with the folders that it writes to."""
@@ -145,6 +147,9 @@ def plan_build(request: Request) -> Planned:
         )
     except ValueError as error:
         raise UsageError(f"{request.spec_name}: {error}") from None
+    # First who is forgotten, then what there is: who is missed here is refused at the commit.
+    requests = tombstones.names(request.store)
+    pending = tombstones.pending(request.store)
     known = [p for p in store.partitions(request.store) if _was_there(p, request.as_of_us)]
     remembered_us = min(request.first_us, borders.train_end_us)
     read_first_us = min(
@@ -197,6 +202,7 @@ def plan_build(request: Request) -> Planned:
         attempt_root="",
         side_root="",
         threads=1,
+        forgotten=tombstones.union(each.forgotten for each in pending),
     )
     settings = {
         "spec": spec.model_dump(mode="json"),
@@ -217,7 +223,9 @@ def plan_build(request: Request) -> Planned:
             "save": list(within.save_sources),
         },
     }
-    return Planned(plan, config, tuple(inputs), settings, _quarantine_share(partitions))
+    if pending:
+        settings["forgotten"] = [each.name for each in pending]
+    return Planned(plan, config, tuple(inputs), settings, _quarantine_share(partitions), requests)
 
 
 def _input_of(partition: Partition) -> InputVersionEntry:
