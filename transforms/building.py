@@ -83,8 +83,8 @@ class BuildPlan:
       attempt_root: where to write.
       side_root: folder of the tables that buckets share.
       threads: buckets that one worker computes at a time; each takes its memory.
-      forgotten: users whom the partitions may still hold, because a run that forgets them is at work
-        or was cut off.
+      forgotten: users whom the partitions may still hold, since a run that forgets them is at
+        work or was cut off.
     """
 
     spec: DatasetSpec

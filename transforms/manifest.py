@@ -244,6 +244,30 @@ class Withdrawn(StrictModel):
         return tuple(_check_relative(path) for path in value)
 
 
+def refused(root: str) -> list[tuple[str, str]]:
+    """(version, attempt) of everything under `root` that a gate refused; for maintenance only."""
+    return [
+        (version, attempt)
+        for version in storage.list_folder(root)
+        for attempt in storage.list_folder(storage.join(root, version))
+        if _SAFE_PART.fullmatch(version)
+        and _SAFE_PART.fullmatch(attempt)
+        and storage.exists(storage.join(root, version, attempt, AUDIT_NAME))
+    ]
+
+
+def load_refused(root: str, version: str, attempt: str) -> Manifest:
+    """What the manifest of a refused attempt would have been."""
+    found: Manifest = _parse(storage.join(root, version, attempt, AUDIT_NAME), Manifest)
+    return found
+
+
+def current_version(root: str) -> str | None:
+    """Name of the current version; None if there is none. For maintenance: nothing is checked."""
+    path = storage.join(root, POINTER_NAME)
+    return str(_parse(path, Pointer).version) if storage.exists(path) else None
+
+
 def fingerprint(parts: dict[str, Any]) -> str:
     """12 hex digits that stand for everything that decides a version's data."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)

@@ -204,7 +204,7 @@ def plan_build(request: Request) -> Planned:
         threads=1,
         forgotten=tombstones.union(each.forgotten for each in pending),
     )
-    settings = {
+    settings: dict[str, Any] = {
         "spec": spec.model_dump(mode="json"),
         "start_date": request.first_day.isoformat(),
         "end_date": request.last_day.isoformat(),

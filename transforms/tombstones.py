@@ -90,17 +90,14 @@ class Forgotten:
         """Which rows are forgotten, as booleans; `table` has USER_HASH and `received_time`."""
         users = pl.Series(list(self.until_us), dtype=pl.UInt64)
         until = pl.Series(list(self.until_us.values()), dtype=pl.Int64)
-        of_row = pl.col(USER_HASH).replace_strict(
-            users, until, default=None, return_dtype=pl.Int64
-        )
+        of_row = pl.col(USER_HASH).replace_strict(users, until, default=None, return_dtype=pl.Int64)
         received = pl.col("received_time").to_physical()
         return table.select((received <= of_row).fill_null(value=False)).to_series()
 
     def touching(self, first_us: int, last_us: int) -> Forgotten:
         """What of it can matter to events that were received in [first, last]."""
-        return Forgotten(
-            {user: min(until, last_us) for user, until in self.until_us.items() if until >= first_us}
-        )
+        known = self.until_us.items()
+        return Forgotten({user: min(until, last_us) for user, until in known if until >= first_us})
 
     def only(self, users: Iterable[int]) -> Forgotten:
         return Forgotten({user: self.until_us[user] for user in users if user in self.until_us})
