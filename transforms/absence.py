@@ -1,18 +1,18 @@
 """Proof that users are gone: what is published is read again, and searched for them.
 
-| File                        | What is searched                                                   |
-|-----------------------------|--------------------------------------------------------------------|
-| events, set_aside           | rows of the user's hash received until the instant; any text that is |
-|                             | the id, in rows of others                                          |
-| shards, other Parquet files | any text or item of a list of texts that is the id                 |
-| TFRecord                    | the bytes, decompressed: the id with the length before it          |
-| all others                  | the bytes; not for ids shorter than 8 bytes, which are everywhere  |
+| File                        | What is searched                                                  |
+|-----------------------------|-------------------------------------------------------------------|
+| events, set_aside           | rows of the user's hash received until the instant; in rows of    |
+|                             | others any text that is the id                                    |
+| shards, other Parquet files | any text, or item of a list of texts, that is the id              |
+| TFRecord                    | the bytes, decompressed: the id with the length before it         |
+| all others                  | the bytes; not for ids shorter than 8 bytes, which are everywhere |
 
 The id is the one that the store has: the pseudonym, where it has a key. What is searched is what
-manifests list: for each user the files that can hold the user (of the user's bucket), and files that
-no user orders. `everything` adds all other files, also those that no manifest lists. The search
-shares no code with what rewrites, but for reading Parquet. A user who came back is searched for in
-the versions that were built before only.
+manifests list: for each user the files that can hold the user (of the user's bucket), and files
+that no user orders. `everything` adds all other files, also those that no manifest lists. The
+search shares no code with what rewrites. A user who came back is searched for only in the versions
+that were built before.
 """
 
 from __future__ import annotations
