@@ -130,6 +130,8 @@ def forget(args: argparse.Namespace, options: PipelineOptions) -> int:
     from transforms import absence, forgetting, publish, store, tombstones
 
     config = store.require_config(args.store)
+    for root in args.dataset:
+        forgetting.check_dataset(root)
     ids = tombstones.hashes_of(_stored_ids(args), config.hash_seed)
     known = tombstones.all_of(args.store).only(ids)
 

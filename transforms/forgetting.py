@@ -196,15 +196,25 @@ def plan_dataset(
       job: the run.
       root: of the dataset.
       held: (name, version) of input partitions -> whom they hold, where they are not done yet.
-
-    Raises:
-      UsageError: if no dataset is published there.
     """
-    found = manifest.require_current(root, "a dataset")
-    if found.kind != "dataset":
-        raise UsageError(f"--dataset: {root}: expected a dataset, got {found.kind}")
     inputs = _Inputs(job, held or {})
     return _plan_root(job, root, "dataset", inputs.users_of)
+
+
+def check_dataset(root: str) -> None:
+    """Refuses a folder that holds no versions of a dataset.
+
+    Raises:
+      UsageError: naming it.
+    """
+    names = manifest.versions(root)
+    kinds = {
+        found.kind for name in names if (found := manifest.load(root, name, withdrawn_too=True))
+    }
+    if not kinds and not manifest.refused(root):
+        raise UsageError(f"--dataset: {root}: nothing is published here; expected a dataset")
+    if other := sorted(kinds - {"dataset"}):
+        raise UsageError(f"--dataset: {root}: expected a dataset, got {other[0]}")
 
 
 def users_of_dataset(job: Job, found: Manifest) -> Forgotten:
