@@ -172,11 +172,11 @@ def forget(args: argparse.Namespace, options: PipelineOptions) -> int:
         job = job_of(tombstones.union([own, *(each.forgotten for each in requests.values())]))
         days = store.partition_days(args.store)
         plans = [forgetting.plan_partition(job, day) for day in days]
-        lines = [("partitions rewritten", ""), *_rewrite(plans, options)]
+        lines = _rewrite("versions of partitions", plans, options)
         for each in requests.values():
             tombstones.mark_done(args.store, each, publish.utc_now())
         plans = [forgetting.plan_dataset(job, root) for root in args.dataset]
-        lines += [("dataset versions rewritten", ""), *_rewrite(plans, options)]
+        lines += _rewrite("versions of datasets", plans, options)
         return verify(lines)
 
 
@@ -221,7 +221,7 @@ def _look(job: Job, datasets: list[str]) -> tuple[set[int], list[tuple[str, str]
     return seen, lines
 
 
-def _rewrite(plans: list[RootPlan], options: PipelineOptions) -> list[tuple[str, str]]:
+def _rewrite(what: str, plans: list[RootPlan], options: PipelineOptions) -> list[tuple[str, str]]:
     """Does what was planned; lines of the table at the end."""
     from transforms import forgetting, manifest, storage
 
@@ -244,7 +244,12 @@ def _rewrite(plans: list[RootPlan], options: PipelineOptions) -> list[tuple[str,
                     storage.delete_if_empty(manifest.version_root(of.root, of.successor))
             raise
         counts = {name: n + found.get(name, 0) for name, n in counts.items()}
-    return [(f"  {name}", f"{n:,}") for name, n in counts.items()]
+    refused = counts["refused-attempts"]
+    return [
+        (f"{what} rewritten", f"{counts['versions']:,}"),
+        ("  rows left out", f"{counts['rows']:,}"),
+        *([("  refused attempts deleted", f"{refused:,}")] if refused else []),
+    ]
 
 
 def _run(pieces: list[Piece], options: PipelineOptions) -> dict[str, int]:

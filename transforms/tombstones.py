@@ -12,8 +12,8 @@ old history that is given again stays out, whenever it is given. Of several tomb
 latest instant counts.
 
 A user is written down as `user_hash`, the column that orders and buckets the events of the store:
-never as the id, nor as its pseudonym. Two users share one with a probability of 1 in 10^10 for a
-tombstone in a store of 500 million, and no two in a bucket of a partition (ingest refuses that).
+never as the id, nor as its pseudonym. No two users of a bucket of a partition share a hash (ingest
+refuses that); that a tombstone means a second one of 500 million has a probability of 3 in 10^11.
 
 The tombstones of a store are small: 16 bytes a user. They are kept for good, for a log of any age
 may be ingested again.

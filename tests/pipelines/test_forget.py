@@ -276,7 +276,7 @@ def test_again_changes_nothing(world: World, tmp_path: pathlib.Path) -> None:
         path for path in map(pathlib.Path, new) if path.parts[0] == "tombstones"
     }
     assert before <= set(jobs.files_below(target))
-    assert line(ended, "  rows") == "0"
+    assert line(ended, "  rows left out") == "0"
     jobs.ok("forget", "--store", target, "--user", world.user, "--verify-only")
 
 
@@ -551,7 +551,7 @@ def test_refused_attempt_that_holds_the_user_is_deleted(
     audit = refused / found.run.attempt / manifest.AUDIT_NAME
     audit.write_text(audit.read_text().replace(found.version, refused.name))
     ended = jobs.ok("forget", *small.argv("--user", "u3", "--scan", "all"))
-    assert "refused-attempts 1" in " ".join(ended.out.split())
+    assert "refused attempts deleted 1" in " ".join(ended.out.split())
     assert not refused.exists()
     assert files_with("u3", small.store, small.dataset) == []
 
@@ -606,8 +606,8 @@ def test_dry_run_says_what_a_run_does(small: Small) -> None:
     words = " ".join(ended.out.split())
     assert "partitions 2 files 2 rows 20 dataset versions 1 files 2 rows 40" in words
     done = " ".join(jobs.ok("forget", *small.argv("--user", "u3")).out.split())
-    assert "versions 2 rows 20" in done
-    assert "versions 1 rows 40" in done
+    assert "versions of partitions rewritten 2 rows left out 20" in done
+    assert "versions of datasets rewritten 1 rows left out 40" in done
 
 
 def test_dataset_of_another_store_is_refused(small: Small, tmp_path: pathlib.Path) -> None:
