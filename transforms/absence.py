@@ -11,7 +11,7 @@
 The id is the one that the store has: the pseudonym, where it has a key. What is searched is what
 manifests list: for each user the files that can hold the user (of the user's bucket), and files
 that no user orders. `everything` adds all other files, also those that no manifest lists. The
-search shares no code with what rewrites. A user who came back is searched for only in the versions
+search itself shares no code with what rewrites. A user who came back is searched for only in versions
 that were built before.
 """
 
