@@ -11,8 +11,8 @@
 The id is the one that the store has: the pseudonym, where it has a key. What is searched is what
 manifests list: for each user the files that can hold the user (of the user's bucket), and files
 that no user orders. `everything` adds all other files, also those that no manifest lists. The
-search itself shares no code with what rewrites. A user who came back is searched for only in versions
-that were built before.
+search itself shares no code with what rewrites. A user who came back is searched for only in the
+versions that were built before.
 """
 
 from __future__ import annotations
