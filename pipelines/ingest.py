@@ -150,7 +150,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, IngestPlan]:
       UsageError: for options that do not fit each other, the files or the store.
     """
     from schemas import forms
-    from transforms import events, ingestion, manifest, pseudonyms, publish, store
+    from transforms import events, ingestion, manifest, pseudonyms, publish, store, tombstones
     from transforms.adapters import get_adapter
 
     adapter = get_adapter(args.format)
@@ -158,6 +158,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, IngestPlan]:
     store.check_place(args.store)
     publish.check_place(root, "events", args.date.isoformat(), "--store")
     inputs = _list_inputs(args.input)
+    requests = tombstones.names(args.store)
     key_id = pseudonyms.key_id(pseudonyms.read_key(args.user_key)) if args.user_key else None
     store_config = store.plan_config(args.store, args.buckets, key_id)
     rules = events.ValidityRules(
@@ -174,6 +175,11 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, IngestPlan]:
         "near_duplicate_ms": bucket.near_duplicate_ms,
         "store": store_config.model_dump(),
     }
+    forgotten = tombstones.union(r.forgotten for r in tombstones.load(args.store, requests))
+    if rules.one_day_only:
+        forgotten = forgotten.touching(*rules.received_us)
+    if forgotten:
+        config["forgotten"] = forgotten.digest()
     entries = tuple(
         manifest.InputFileEntry(path=path, bytes=size, checksum=_checksum(path))
         for path, size in inputs
@@ -203,10 +209,13 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, IngestPlan]:
         started_at=publish.utc_now(),
         runner=runner,
         companion=store.config_file(args.store, store_config),
+        requests=(args.store, requests),
     )
     ingest_plan = ingestion.IngestPlan(
         paths=tuple((entry.path, entry.bytes, entry.checksum) for entry in entries),
-        adapt=ingestion.AdaptConfig(adapter, rules, store_config.hash_seed, args.user_key),
+        adapt=ingestion.AdaptConfig(
+            adapter, rules, store_config.hash_seed, args.user_key, forgotten
+        ),
         bucket=bucket,
         bucket_count=store_config.bucket_count,
         max_quarantine=args.max_quarantine,
@@ -270,6 +279,7 @@ def summary_rows(manifest: Manifest) -> list[tuple[str, str]]:
         ("set aside", f"{sum(counts.get('set_aside', {}).values()):,}"),
         *((f"  {reason}", f"{n:,}") for reason, n in counts.get("set_aside", {}).items()),
         ("of another day", f"{counts.get('other_day', 0):,}"),
+        *([("forgotten", f"{counts['forgotten']:,}")] if "forgotten" in counts else []),
         *((f"repaired: {name}", f"{n:,}") for name, n in counts.get("repaired", {}).items()),
     ]
     by_type: dict[str, int] = {}

@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": ("pipelines.simulate", "make raw listening logs with a known truth"),
     "ingest": ("pipelines.ingest", "raw logs of a day -> a partition of the event store"),
     "build": ("pipelines.build", "event store -> a published dataset version"),
+    "forget": ("pipelines.forget", "users -> rewritten buckets and shards, and the proof by scan"),
     "diff": ("pipelines.diff", "schema, counts, statistics and rows of two versions compared"),
     "signals": ("pipelines.signals", "the registered features; a report on a candidate signal"),
     "semantic-ids": ("pipelines.semantic_ids", "item embeddings -> a versioned table of codes"),

@@ -48,6 +48,7 @@ from transforms.statistics import SplitStatistics
 from transforms.store import BucketFile, PartitionRef
 from transforms.tables import typed
 from transforms.tfrecord import Layout
+from transforms.tombstones import Forgotten
 
 COUNTS, SUMMARIES = "counts", "summaries"
 
@@ -83,6 +84,8 @@ class BuildPlan:
       attempt_root: where to write.
       side_root: folder of the tables that buckets share.
       threads: buckets that one worker computes at a time; each takes its memory.
+      forgotten: users whom the partitions may still hold, since a run that forgets them is at
+        work or was cut off.
     """
 
     spec: DatasetSpec
@@ -100,6 +103,7 @@ class BuildPlan:
     attempt_root: str
     side_root: str
     threads: int
+    forgotten: Forgotten = dataclasses.field(default_factory=Forgotten)
 
     @property
     def days(self) -> tuple[datetime.date, datetime.date]:
@@ -209,6 +213,10 @@ def build_bucket(bucket: int, plan: BuildPlan, side: SideTables) -> Built:
             file, rows.READ_COLUMNS, plan.read_first_us, plan.read_end_us, plan.as_of_us
         )
         left_out = row_counts.add(left_out, skipped)
+        if plan.forgotten:
+            gone = plan.forgotten.flags(part)
+            part = part.filter(~gone)
+            left_out = row_counts.add(left_out, {"forgotten": int(gone.sum())})
         if part.height:
             parts.append(part)
     table, merged = merge_partitions(parts)

@@ -249,7 +249,7 @@ def front_matter(manifest: Manifest) -> dict[str, Any]:
             {
                 "config_name": "default",
                 "data_files": [
-                    {"split": split, "path": [entry.path for entry in entries]}
+                    {"split": split, "path": [entry.link for entry in entries]}
                     for split, entries in parquet.items()
                 ],
             }
@@ -424,7 +424,7 @@ def _limits(manifest: Manifest) -> str:
 def _making(manifest: Manifest) -> str:
     spec = yaml.safe_dump(manifest.config["spec"], sort_keys=True, allow_unicode=True, width=10_000)
     others = [
-        f"- [`{entry.path}`]({entry.path}): {SIDE_FILES[entry.role]}"
+        f"- [`{entry.path}`]({entry.link}): {SIDE_FILES[entry.role]}"
         for entry in sorted(manifest.files, key=lambda entry: entry.path)
         if entry.role in SIDE_FILES
     ]

@@ -31,6 +31,17 @@ def total(parts: Iterable[Counts]) -> Counts:
     return _sorted(result)
 
 
+def difference(left: Counts, right: Counts) -> Counts:
+    """Key by key, `left` less `right`; a key that one side lacks counts as zero."""
+    return add(left, _negated(right))
+
+
+def _negated(counts: Counts) -> Counts:
+    return {
+        key: _negated(value) if isinstance(value, dict) else -value for key, value in counts.items()
+    }
+
+
 def _sorted(counts: Counts) -> Counts:
     return {
         key: _sorted(value) if isinstance(value, dict) else value
@@ -39,7 +50,7 @@ def _sorted(counts: Counts) -> Counts:
 
 
 # Keys in the counts of a build: events that it reads and does not use.
-NOT_USED = ("late", "after_as_of", "duplicate_across_partitions", "near_duplicate")
+NOT_USED = ("late", "after_as_of", "duplicate_across_partitions", "near_duplicate", "forgotten")
 
 
 def events_read(counts: Counts) -> int:

@@ -63,6 +63,12 @@ class ValidityRules:
         return self.day_start + datetime.timedelta(days=1)
 
     @property
+    def received_us(self) -> tuple[int, int]:
+        """First and last received_time of the day, UTC microseconds since 1970."""
+        first = int(self.day_start.timestamp()) * 1_000_000
+        return first, first + DAY_MS * 1000 - 1
+
+    @property
     def latest(self) -> datetime.datetime:
         """No time of an event is later than this."""
         return self.day_end + datetime.timedelta(days=366)

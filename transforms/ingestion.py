@@ -22,6 +22,7 @@ from transforms.events import ValidityRules
 from transforms.findings import apart
 from transforms.manifest import FileEntry
 from transforms.tables import typed
+from transforms.tombstones import Forgotten
 
 QUARANTINE = "quarantine"
 REPORTS = "reports"
@@ -41,12 +42,14 @@ class AdaptConfig:
       rules: validity.
       hash_seed: of the store.
       user_key: reference to the pseudonym key, or None to keep user ids as they are.
+      forgotten: users whose events are left out, by when they were received.
     """
 
     adapter: Adapter
     rules: ValidityRules
     hash_seed: int = 0
     user_key: str | None = None
+    forgotten: Forgotten = dataclasses.field(default_factory=Forgotten)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +59,8 @@ class Adapted:
     Attributes:
       kept: EVENT_COLUMNS and USER_HASH, in file order.
       rejected: OFFSET, REJECT_REASON.
-      counts: `read`, `quarantined` and `excluded` by reason, `other_day`, `repaired` by kind.
+      counts: `read`, `quarantined` and `excluded` by reason, `other_day`, `repaired` by kind, and
+        `forgotten` if anybody is.
     """
 
     kept: pl.DataFrame
@@ -107,6 +111,10 @@ def adapt_table(
         "repaired": repaired,
     }
     kept = kept.select(*EVENT_COLUMNS, buckets.user_hash(pl.col("user_id"), config.hash_seed))
+    if config.forgotten:
+        gone = config.forgotten.flags(kept)
+        kept = kept.filter(~gone)
+        counts["forgotten"] = int(gone.sum())
     return Adapted(kept, rejected, counts)
 
 
@@ -252,21 +260,39 @@ def store_bucket(table: pl.DataFrame, config: BucketConfig) -> Bucketed:
     kept = events.sort_events(marked.filter(~capped))
     if events.users_collide(kept):
         raise ValueError("two users share a user hash; start a store with another hash seed")
-    by_source: Counts = {}
-    for source, kind, n in kept.group_by("source", "event_type").len().iter_rows():
-        by_source.setdefault(source, {})[kind] = n
-    days = kept.group_by(pl.col("event_time").dt.date()).len().iter_rows()
     set_aside = events.sort_events(marked.filter(capped))
     counts = {
         "duplicate": dropped,
         "conflicting_duplicate": conflicting,
+        **count_stored(kept, set_aside),
+    }
+    return Bucketed(kept, set_aside, counts)
+
+
+def count_stored(kept: pl.DataFrame, set_aside: pl.DataFrame) -> Counts:
+    """What a bucket's files add to the counts of their partition."""
+    by_source: Counts = {}
+    for source, kind, n in kept.group_by("source", "event_type").len().iter_rows():
+        by_source.setdefault(source, {})[kind] = n
+    days = kept.group_by(pl.col("event_time").dt.date()).len().iter_rows()
+    return {
         "set_aside": {"user_event_cap": set_aside.height} if set_aside.height else {},
         "near_duplicate": int(kept[events.NEAR_DUPLICATE].sum()),
         "kept": kept.height,
         "by_source": by_source,
         "by_event_day": {day.isoformat(): n for day, n in days},
     }
-    return Bucketed(kept, set_aside, counts)
+
+
+def write_bucket(stored: Bucketed, bucket: int, attempt_root: str) -> list[FileEntry]:
+    """Writes the files of a bucket; one without rows has none."""
+    return [
+        files.write_table(
+            rows, attempt_root, f"{role}/bucket-{bucket:05d}.parquet", role, (bucket, bucket)
+        )
+        for role, rows in (("events", stored.kept), ("set_aside", stored.set_aside))
+        if rows.height
+    ]
 
 
 class _WriteBucketFn(beam.DoFn):
@@ -280,11 +306,8 @@ class _WriteBucketFn(beam.DoFn):
         bucket, table = element
         started = time.monotonic()
         result = store_bucket(table, self._config)
-        for role, rows in (("events", result.kept), ("set_aside", result.set_aside)):
-            if rows.height:
-                path = f"{role}/bucket-{bucket:05d}.parquet"
-                entry = files.write_table(rows, self._attempt_root, path, role, (bucket, bucket))
-                yield entry.model_dump_json()
+        for entry in write_bucket(result, bucket, self._attempt_root):
+            yield entry.model_dump_json()
         yield beam.pvalue.TaggedOutput(REPORTS, json.dumps(result.counts))
         items = store.item_day_counts(result.kept)
         parts = items.with_columns(
@@ -402,6 +425,7 @@ class IngestGate:
             + counts.get("duplicate", 0)
             + sum(counts.get("set_aside", {}).values())
             + counts.get("other_day", 0)
+            + counts.get("forgotten", 0)
             + quarantined
             + excluded
         )

@@ -5,9 +5,13 @@ A version lies in one folder:
     <root>/CURRENT.json                      names the current version
     <root>/<version>/manifest.json           created last, create-if-absent: the commit
     <root>/<version>/<attempt>/...           the files of the attempt that won
+    <root>/<version>/withdrawn.json          it was replaced to forget a user: not to be read
 
 Readers open what the manifest lists and nothing else. Files of attempts that lost or died are
 invisible to them. A version is immutable; `CURRENT.json` is replaced to move between versions.
+
+A version that was made by leaving users out of another one (transforms.forgetting) refers to the
+other's files where nothing changed: their entries name the folder they lie in.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from transforms.errors import DataRefusedError, UsageError
 
 MANIFEST_NAME = "manifest.json"
 POINTER_NAME = "CURRENT.json"
+WITHDRAWN_NAME = "withdrawn.json"
 # In the folder of an attempt that a gate refused: what its manifest would have been.
 AUDIT_NAME = "audit.json"
 
@@ -68,7 +73,7 @@ class FileEntry(StrictModel):
     """A file of the version.
 
     Attributes:
-      path: relative to the attempt's folder.
+      path: relative to the attempt's folder, or to `folder`.
       role: what it holds: in a store partition "events", "item_day", "quarantine", "set_aside"; in
         a dataset the split's name, or the kind of a side file ("statistics", "report", ...).
       format: how it is encoded; a split that is written in two formats has the same rows in both.
@@ -77,6 +82,7 @@ class FileEntry(StrictModel):
       sha256: hex digest of the bytes as read back.
       first_bucket, last_bucket: inclusive range of user buckets in it; null where users do not
         order the file.
+      folder: `<version>/<attempt>` that the file lies in; null for the version's own attempt.
     """
 
     path: str
@@ -87,11 +93,24 @@ class FileEntry(StrictModel):
     sha256: str = pydantic.Field(pattern="^[0-9a-f]{64}$")
     first_bucket: int | None = None
     last_bucket: int | None = None
+    folder: str | None = None
 
     @pydantic.field_validator("path")
     @classmethod
     def _path_is_plain(cls, value: str) -> str:
         return _check_relative(value)
+
+    @pydantic.field_validator("folder")
+    @classmethod
+    def _folder_is_an_attempt(cls, value: str | None) -> str | None:
+        if value is not None and _check_relative(value).count("/") != 1:
+            raise ValueError(f"expected <version>/<attempt>, got {value!r}")
+        return value
+
+    @property
+    def link(self) -> str:
+        """The path as a page in the attempt's folder links to it."""
+        return self.path if self.folder is None else f"../../{self.folder}/{self.path}"
 
 
 class ColumnEntry(StrictModel):
@@ -203,6 +222,54 @@ class Pointer(StrictModel):
         return _check_part(value)
 
 
+class Withdrawn(StrictModel):
+    """`withdrawn.json`: the version held a user who was forgotten, and another took its place.
+
+    Attributes:
+      withdrawn_at: wall-clock time, for people.
+      successor: the version to use.
+      files: what was deleted, relative to the root; the rest is part of the successor.
+    """
+
+    withdrawn_at: str
+    successor: str
+    files: tuple[str, ...]
+
+    @pydantic.field_validator("successor")
+    @classmethod
+    def _successor_is_plain(cls, value: str) -> str:
+        return _check_part(value)
+
+    @pydantic.field_validator("files")
+    @classmethod
+    def _files_are_plain(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_check_relative(path) for path in value)
+
+
+def refused(root: str) -> list[tuple[str, str]]:
+    """(version, attempt) of everything under `root` that a gate refused; for maintenance only."""
+    return [
+        (version, attempt)
+        for version in storage.list_folder(root)
+        for attempt in storage.list_folder(storage.join(root, version))
+        if _SAFE_PART.fullmatch(version)
+        and _SAFE_PART.fullmatch(attempt)
+        and storage.exists(storage.join(root, version, attempt, AUDIT_NAME))
+    ]
+
+
+def load_refused(root: str, version: str, attempt: str) -> Manifest:
+    """What the manifest of a refused attempt would have been."""
+    found: Manifest = _parse(storage.join(root, version, attempt, AUDIT_NAME), Manifest)
+    return found
+
+
+def current_version(root: str) -> str | None:
+    """Name of the current version; None if there is none. For maintenance: nothing is checked."""
+    path = storage.join(root, POINTER_NAME)
+    return str(_parse(path, Pointer).version) if storage.exists(path) else None
+
+
 def fingerprint(parts: dict[str, Any]) -> str:
     """12 hex digits that stand for everything that decides a version's data."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
@@ -219,11 +286,16 @@ def attempt_root(root: str, version: str, attempt: str) -> str:
     return storage.join(root, version, attempt)
 
 
-def load(root: str, version: str) -> Manifest | None:
+def load(root: str, version: str, *, withdrawn_too: bool = False) -> Manifest | None:
     """The manifest of a committed version, or None if it is not committed.
 
+    Args:
+      root, version: where it is.
+      withdrawn_too: whether one that was withdrawn may be had; some of its files are gone.
+
     Raises:
-      DataRefusedError: if the file is there but is not the manifest of this version.
+      DataRefusedError: if the file is there but is not the manifest of this version, or if the
+        version was withdrawn.
     """
     path = storage.join(root, version, MANIFEST_NAME)
     if not storage.exists(path):
@@ -231,7 +303,40 @@ def load(root: str, version: str) -> Manifest | None:
     found: Manifest = _parse(path, Manifest)
     if found.version != version:
         raise DataRefusedError(f"{path}: is the manifest of another version, {found.version}")
+    gone = None if withdrawn_too else load_withdrawn(root, version)
+    if gone is not None:
+        raise DataRefusedError(
+            f"{root}/{version}: withdrawn on {gone.withdrawn_at[:10]} for a deletion; "
+            f"use {gone.successor}"
+        )
     return found
+
+
+def load_withdrawn(root: str, version: str) -> Withdrawn | None:
+    """What is said of a version that was withdrawn; None if it was not."""
+    path = storage.join(root, version, WITHDRAWN_NAME)
+    if not storage.exists(path):
+        return None
+    found: Withdrawn = _parse(path, Withdrawn)
+    return found
+
+
+def withdraw(root: str, version: str, said: Withdrawn) -> None:
+    """Marks a committed version as not to be read; the first mark stays."""
+    data = (json.dumps(said.model_dump(), indent=1, sort_keys=True) + "\n").encode()
+    storage.create_if_absent(storage.join(root, version, WITHDRAWN_NAME), data)
+
+
+def versions(root: str) -> list[str]:
+    """Names of all committed versions under `root`, those that were withdrawn too.
+
+    For maintenance only: readers go by the pointer, or by a version's name.
+    """
+    return [
+        name
+        for name in storage.list_folder(root)
+        if _SAFE_PART.fullmatch(name) and storage.exists(storage.join(root, name, MANIFEST_NAME))
+    ]
 
 
 def load_current(root: str) -> Manifest | None:
@@ -307,7 +412,12 @@ def set_current(root: str, manifest: Manifest) -> None:
 
 def file_path(root: str, manifest: Manifest, entry: FileEntry) -> str:
     """Full path of one file of a committed version."""
-    return storage.join(root, manifest.version, manifest.run.attempt, entry.path)
+    return storage.join(root, relative_path(manifest, entry))
+
+
+def relative_path(manifest: Manifest, entry: FileEntry) -> str:
+    """Path of one file of a version, relative to the root of versions."""
+    return f"{entry.folder or f'{manifest.version}/{manifest.run.attempt}'}/{entry.path}"
 
 
 def require_current(root: str, what: str) -> Manifest:

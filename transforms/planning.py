@@ -17,7 +17,7 @@ import datetime
 from collections.abc import Iterator
 from typing import Any
 
-from transforms import coverage, manifest, semantic_ids, splits, storage, store
+from transforms import coverage, manifest, semantic_ids, splits, storage, store, tombstones
 from transforms.building import KINDS, BuildPlan
 from transforms.bursts import BURST_CONTEXT_US
 from transforms.coverage import ONE_DAY, Coverage
@@ -75,6 +75,7 @@ class Planned:
       inputs: versions that are read.
       config: everything else that decides the data, for the manifest.
       quarantine_share: rows quarantined of all that were read for the partitions.
+      requests: the store's `tombstones.names`.
     """
 
     plan: BuildPlan
@@ -82,6 +83,7 @@ class Planned:
     inputs: tuple[InputVersionEntry, ...]
     config: dict[str, Any]
     quarantine_share: float
+    requests: tuple[str, ...]
 
     def placed(self, attempt_root: str, spill_root: str, threads: int) -> BuildPlan:
         """The plan with the folders that it writes to."""
@@ -119,6 +121,9 @@ def plan_build(request: Request) -> Planned:
         )
     except ValueError as error:
         raise UsageError(f"{request.spec_name}: {error}") from None
+    # First who is forgotten, then what there is: who is missed here is refused at the commit.
+    requests = tombstones.names(request.store)
+    pending = tombstones.pending(request.store)
     known = _Known.of(request)
     there = known.partitions
     remembered_us = min(request.first_us, borders.train_end_us)
@@ -172,8 +177,9 @@ def plan_build(request: Request) -> Planned:
         attempt_root="",
         side_root="",
         threads=1,
+        forgotten=tombstones.union(each.forgotten for each in pending),
     )
-    settings = {
+    settings: dict[str, Any] = {
         "spec": spec.model_dump(mode="json"),
         "start_date": request.first_day.isoformat(),
         "end_date": request.last_day.isoformat(),
@@ -194,7 +200,9 @@ def plan_build(request: Request) -> Planned:
         },
         **vocabulary.config,
     }
-    return Planned(plan, config, tuple(inputs), settings, _quarantine_share(partitions))
+    if pending:
+        settings["forgotten"] = [each.name for each in pending]
+    return Planned(plan, config, tuple(inputs), settings, _quarantine_share(partitions), requests)
 
 
 def _input_of(partition: Partition) -> InputVersionEntry:

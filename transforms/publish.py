@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn
 import apache_beam as beam
 
 from transforms import counts as row_counts
-from transforms import findings, manifest, storage, store
+from transforms import findings, manifest, storage, store, tombstones
 from transforms.counts import Counts
 from transforms.errors import DataRefusedError, UnreadableInputError, UsageError
 from transforms.findings import Finding
@@ -36,7 +36,8 @@ class Draft:
     """What is known of a version before its data are made. Field by field as in `Manifest`.
 
     `companion` is a (path, text) that has to exist beside the version with just this text: it is
-    created before the first commit, and never changed.
+    created before the first commit, and never changed. `requests` is the store that is read or
+    written, and its `tombstones.names` when the work was planned.
     """
 
     root: str
@@ -53,6 +54,7 @@ class Draft:
     runner: str
     key: tuple[str, ...] = ("user_id", "event_id")
     companion: tuple[str, str] | None = None
+    requests: tuple[str, tuple[str, ...]] | None = None
 
     @property
     def attempt_root(self) -> str:
@@ -198,6 +200,8 @@ class _CommitFn(beam.DoFn):
             created = storage.create_if_absent(path, text.encode())
             if not created and storage.read_bytes(path).decode() != text:
                 raise DataRefusedError(f"{path}: another run made it with other settings meanwhile")
+        if draft.requests is not None:
+            tombstones.check_unchanged(*draft.requests)
         winner = manifest.commit(draft.root, ours)
         if winner.run.attempt != draft.attempt:
             storage.delete_tree(draft.attempt_root)

@@ -57,6 +57,9 @@ HISTOGRAM_BUCKETS = 10
 TOP_VALUES = 20
 RANKS = 1000  # values in a rank histogram, which TFDV compares; identifiers have none
 
+# What the name of an identifier column holds if it names items, not users or what they did.
+_OF_ITEMS = ("track", "artist", "album", "item")
+
 TEXTS_KEPT = 10_000
 IDENTIFIERS_KEPT = 1_000
 SMALLEST_HASHES = 4_096
@@ -182,6 +185,19 @@ def encode(statistics: statistics_pb2.DatasetFeatureStatistics) -> bytes:
 def decode(data: bytes) -> statistics_pb2.DatasetFeatureStatistics:
     """Inverse of `encode`."""
     return statistics_pb2.DatasetFeatureStatisticsList.FromString(data).datasets[0]
+
+
+def without_names(data: bytes, columns: Sequence[ColumnEntry]) -> bytes:
+    """An encoded file that lists no id of a user or of what a user did: the most frequent values of
+    identifier columns are left out, but for those of tracks, artists and albums."""
+    listed = statistics_pb2.DatasetFeatureStatisticsList.FromString(data)
+    named = {c.name for c in columns if c.identifier and not any(t in c.name for t in _OF_ITEMS)}
+    for dataset in listed.datasets:
+        for feature in dataset.features:
+            if (feature.name or feature.path.step[0]) in named:
+                del feature.string_stats.top_values[:]
+                feature.string_stats.ClearField("rank_histogram")
+    return listed.SerializeToString(deterministic=True)
 
 
 def _listed(counter: Counter[Any]) -> list[list[Any]]:

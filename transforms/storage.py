@@ -146,6 +146,18 @@ def delete_tree(path: str) -> None:
     FileSystems.delete([path.rstrip("/") + "/"])
 
 
+def delete_file(path: str) -> None:
+    """Deletes a file; a missing one is fine."""
+    if is_local(path):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        return
+    from apache_beam.io.filesystems import FileSystems
+
+    if FileSystems.exists(path):
+        FileSystems.delete([path])
+
+
 def delete_if_empty(path: str) -> None:
     """Removes a local folder if nothing is in it; object stores have no folders."""
     if is_local(path):

@@ -66,6 +66,7 @@ _CELL_BYTES = 8  # what a value takes at least while it is encoded
 # arrays would be given back to the system and asked for again (twice the time).
 _PART_ITEMS = 1 << 14
 _BLOCK_BYTES = 2 << 20
+_BLOCK_RECORDS = 1024  # of those that are written as they are
 # Each distinct value is encoded once if at most half of this many first ones are distinct.
 _SAMPLE_ROWS = 1024
 
@@ -111,9 +112,38 @@ def write_tfrecord(
       ValueError: as `encode_records`.
       DataRefusedError: if the file does not hold the records that were written.
     """
+    blocks = file_blocks(table, layout, gzip)
+    return _write(blocks, table.height, attempt_root, path, role, buckets, gzip)
+
+
+def write_records(
+    records: Sequence[bytes],
+    attempt_root: str,
+    path: str,
+    role: str,
+    buckets: tuple[int, int] | None = None,
+    gzip: bool = False,
+) -> FileEntry:
+    """Writes records as they are; arguments, result and errors as of `write_tfrecord`. Records of
+    a file give the bytes of that file."""
+    starts = range(0, len(records), _BLOCK_RECORDS)
+    parts = (pa.array(records[start : start + _BLOCK_RECORDS], _TEXT) for start in starts)
+    blocks = _compressed((memoryview(_framed(part)) for part in parts), gzip)
+    return _write(blocks, len(records), attempt_root, path, role, buckets, gzip)
+
+
+def _write(
+    blocks: Iterator[memoryview | bytes],
+    height: int,
+    attempt_root: str,
+    path: str,
+    role: str,
+    buckets: tuple[int, int] | None,
+    gzip: bool,
+) -> FileEntry:
     full_path = storage.join(attempt_root, path)
     with storage.create_writer(full_path) as stream:
-        for block in file_blocks(table, layout, gzip):
+        for block in blocks:
             stream.write(block)
     digest, size = storage.sha256(full_path)
     with storage.open_read(full_path) as stream:
@@ -121,8 +151,8 @@ def write_tfrecord(
             rows = sum(1 for _ in _walk(stream, gzip))
         except DataRefusedError as error:
             raise DataRefusedError(f"{full_path}: {error}") from None
-    if rows != table.height:
-        raise DataRefusedError(f"{full_path}: wrote {table.height} rows, read back {rows}")
+    if rows != height:
+        raise DataRefusedError(f"{full_path}: wrote {height} rows, read back {rows}")
     first, last = buckets or (None, None)
     return FileEntry(
         path=path,
@@ -139,6 +169,10 @@ def write_tfrecord(
 def file_blocks(table: pl.DataFrame, layout: Layout, gzip: bool) -> Iterator[memoryview | bytes]:
     """The bytes of a table's file, in blocks of some megabytes."""
     blocks = (memoryview(_framed(records)) for records in encode_records(table, layout))
+    return _compressed(blocks, gzip)
+
+
+def _compressed(blocks: Iterator[memoryview], gzip: bool) -> Iterator[memoryview | bytes]:
     if not gzip:
         yield from blocks
         return
@@ -179,6 +213,59 @@ def read_records(source: bytes | BinaryIO, gzip: bool = False) -> Iterator[bytes
         if _masked(google_crc32c.value(record)) != _CHECKSUM.unpack_from(data, end)[0]:
             raise DataRefusedError(f"record {row}: its bytes do not fit their checksum")
         yield record
+
+
+def texts_of(record: bytes, name: str) -> list[bytes]:
+    """The texts of one feature of an Example or SequenceExample, of all its steps if it has some;
+    empty where it is absent.
+
+    Raises:
+      DataRefusedError: if the record is no such message.
+    """
+    key = name.encode()
+    found = []
+    for group, start, end in _fields(record, 0, len(record)):  # features or context; feature_lists
+        for _, first, last in _fields(record, start, end):
+            parts = dict.fromkeys((1, 2), (first, first))
+            parts |= {tag: (a, b) for tag, a, b in _fields(record, first, last)}
+            if record[slice(*parts[1])] != key:
+                continue
+            features = [parts[2]]
+            if group == 2:
+                features = [(a, b) for _, a, b in _fields(record, *parts[2])]
+            for a, b in features:
+                for kind, c, d in _fields(record, a, b):
+                    if kind == 1:
+                        found += [record[e:f] for _, e, f in _fields(record, c, d)]
+    return found
+
+
+def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(field number, start, end) of each field of a message of texts and messages only."""
+    at = start
+    while at < end:
+        tag = data[at]
+        size, shift, at = 0, 0, at + 1
+        while at < end:
+            byte = data[at]
+            size |= (byte & 127) << shift
+            shift, at = shift + 7, at + 1
+            if byte < 128:
+                break
+        if tag & 7 != 2 or tag > 127 or at + size > end:
+            raise DataRefusedError("a record is no tf.train.Example")
+        yield tag >> 3, at, at + size
+        at += size
+
+
+def text_needle(text: bytes) -> bytes:
+    """What the bytes of a file that is not compressed hold wherever this text is a value."""
+    return _VALUE + _varint(len(text)) + text
+
+
+def plain_bytes(data: bytes, gzip: bool) -> bytes:
+    """A file's bytes, decompressed."""
+    return b"".join(_inflated(iter([data]))) if gzip else data
 
 
 def _walk(stream: BinaryIO, gzip: bool) -> Iterator[tuple[bytes, int, int]]:

@@ -194,3 +194,50 @@ def test_fingerprints_depend_on_every_part_and_not_on_their_order() -> None:
     assert manifest.fingerprint(parts) == manifest.fingerprint(dict(reversed(parts.items())))
     assert manifest.fingerprint(parts) != manifest.fingerprint({**parts, "a": 2})
     assert manifest.fingerprint(parts) != manifest.fingerprint({**parts, "b": {"c": [2, 1]}})
+
+
+@pytest.mark.parametrize("folder", [*HOSTILE, "a", "a/b/c"])
+def test_a_file_of_another_version_cannot_lie_outside(folder: str) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        FileEntry(path="a", role="train", rows=1, bytes=1, sha256=SHA, folder=folder)
+    with pytest.raises(pydantic.ValidationError):
+        manifest.Withdrawn(withdrawn_at="now", successor=folder + "/", files=())
+
+
+def test_a_file_of_another_version_is_found_where_it_lies() -> None:
+    entry = FileEntry(path="train/a.parquet", role="train", rows=1, bytes=2, sha256=SHA)
+    there = entry.model_copy(update={"folder": "v-0/attempt-0"})
+    made = make(files=(entry, there))
+    assert manifest.file_path("r", made, entry) == "r/v-1/attempt-1/train/a.parquet"
+    assert manifest.file_path("r", made, there) == "r/v-0/attempt-0/train/a.parquet"
+    assert (entry.link, there.link) == ("train/a.parquet", "../../v-0/attempt-0/train/a.parquet")
+
+
+def test_folder_takes_part_in_the_digest_only_where_there_is_one() -> None:
+    made = make()
+    text = json.loads(made.to_json())
+    del text["files"][0]["folder"]  # as written before there was such a field
+    old = Manifest.model_validate(text)
+    assert old.digest() == made.digest()
+    there = made.files[0].model_copy(update={"folder": "v-0/attempt-0"})
+    assert make(files=(there,)).digest() != made.digest()
+
+
+def test_a_withdrawn_version_says_what_to_use(tmp_path: pathlib.Path) -> None:
+    root = str(tmp_path)
+    manifest.commit(root, make())
+    said = manifest.Withdrawn(withdrawn_at="2026-01-05T10:00:00", successor="v-2", files=("v-1/a",))
+    manifest.withdraw(root, "v-1", said)
+    manifest.withdraw(root, "v-1", said.model_copy(update={"successor": "v-3"}))
+    line = "v-1: withdrawn on 2026-01-05 for a deletion; use v-2$"
+    with pytest.raises(DataRefusedError, match=line):
+        manifest.load(root, "v-1")
+    with pytest.raises(DataRefusedError, match=line):
+        manifest.load_current(root)
+    with pytest.raises(DataRefusedError, match=line):
+        manifest.resolve(f"{root}/v-1")
+    found = manifest.load(root, "v-1", withdrawn_too=True)
+    assert found is not None
+    assert found.version == "v-1"
+    assert manifest.versions(root) == ["v-1"]
+    assert manifest.load_withdrawn(root, "v-1") == said

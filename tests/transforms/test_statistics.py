@@ -413,3 +413,29 @@ def same_numbers(ours, theirs, column):
         reached += x.sample_count / len(numbers)
         low, high = rank(x.high_value)
         assert low - 1e-9 <= reached <= high + 1e-9
+
+
+def test_without_names_of_users():
+    """Ids of users and of what they did are not listed; all else is as it was."""
+    table = pl.DataFrame(
+        {
+            "user_id": ["listener-1", "listener-1", "listener-2"],
+            "request_id": ["r1", "r2", "r2"],
+            "track_id": ["t1", "t1", "t2"],
+            "history_track_ids": [["t1"], [], ["t3"]],
+            "country": ["SE", "SE", "NO"],
+            "n": [1, 2, 3],
+        }
+    )
+    made = summarize(table, "user_id", "request_id", "track_id", "history_track_ids")
+    data = statistics.encode(made.extract("train"))
+    assert b"listener-1" in data
+    nameless = statistics.without_names(data, entries(table, *table.columns[:4]))
+    for text in (b"listener", b"r1", b"r2"):
+        assert text not in nameless
+    left = statistics.decode(nameless)
+    for before, after in zip(statistics.decode(data).features, left.features, strict=True):
+        if before.path.step[0] in ("user_id", "request_id"):
+            del before.string_stats.top_values[:]
+        assert before == after
+    assert statistics.without_names(nameless, entries(table, *table.columns[:4])) == nameless

@@ -509,3 +509,45 @@ def test_arrow_takes_blocks_as_they_are() -> None:
     (block,) = tfrecord.encode_records(SMALL, "example")
     block.validate(full=True)
     assert isinstance(block, pa.LargeBinaryArray)
+
+
+@pytest.mark.parametrize("gzip", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_records_written_as_they_are_give_the_same_bytes(
+    layout: Layout, gzip: bool, tmp_path: pathlib.Path
+) -> None:
+    table = pl.DataFrame(
+        {"user_id": [f"u{n % 7}" for n in range(3000)], "n": range(3000), "l": [["a", "b"]] * 3000}
+    )
+    root = str(tmp_path)
+    made = tfrecord.write_tfrecord(table, root, "a", "train", (0, 3), layout, gzip)
+    records = list(tfrecord.read_records((tmp_path / "a").read_bytes(), gzip))
+    again = tfrecord.write_records(records, root, "b", "train", (0, 3), gzip)
+    assert again == made.model_copy(update={"path": "b"})
+    some = tfrecord.write_records(records[1::2], root, "c", "train", None, gzip)
+    wanted = tfrecord.write_tfrecord(table[1::2], root, "d", "train", None, layout, gzip)
+    assert some.sha256 == wanted.sha256
+
+
+texts = st.lists(st.text(max_size=200), max_size=3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(text=st.text(max_size=200), listed=texts, other=texts, layout=st.sampled_from(LAYOUTS))
+def test_texts_of_a_feature(text: str, listed: list[str], other: list[str], layout: Layout) -> None:
+    table = pl.DataFrame(
+        {"user_id": [text], "user_ids": [listed], "user": [other], "z": [1.5], "n": [[1, 2]]},
+        schema_overrides={"user_ids": pl.List(pl.String), "user": pl.List(pl.String)},
+    )
+    (block,) = tfrecord.encode_records(table, layout)
+    record = block[0].as_py()
+    for name, wanted in (("user_id", [text]), ("user_ids", listed), ("user", other), ("no", [])):
+        assert tfrecord.texts_of(record, name) == [each.encode() for each in wanted]
+    assert tfrecord.texts_of(record, "z") == tfrecord.texts_of(record, "n") == []
+    assert tfrecord.text_needle(text.encode()) in record
+
+
+@given(st.binary(max_size=60))
+def test_texts_of_what_is_no_example(record: bytes) -> None:
+    with contextlib.suppress(DataRefusedError):  # and nothing else
+        tfrecord.texts_of(record, "user_id")
