@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import fastavro
@@ -70,7 +71,8 @@ class WriterSchema:
             self._refuse("is not valid")
         if twice:
             self._refuse("names a field twice")
-        shape = self._shape(parsed["name"], 1)
+        self._name = parsed["name"]
+        shape = self._shape(self._name, 1)
         if shape.depth > limits.MAX_SCHEMA_DEPTH:
             self._refuse_depth()
         if shape.fields > limits.MAX_SCHEMA_FIELDS:
@@ -120,6 +122,25 @@ class WriterSchema:
             return node
         found: dict[str, Any] = self._named.get(node, {"type": node})
         return found
+
+    def reduced(self, names: Sequence[str]) -> dict[str, Any]:
+        """`plain` of some scalar fields, to read no others."""
+        defined: set[str] = set()
+
+        def whole(node: Any) -> Any:
+            """The type; where a name stands for the first time, what it stands for."""
+            if isinstance(node, list):
+                return [whole(branch) for branch in node]
+            node = _without(self._definition(node), {"logicalType"})
+            if "name" not in node:
+                return node
+            if node["name"] in defined:
+                return node["name"]
+            defined.add(node["name"])
+            return node
+
+        fields = [{"name": name, "type": whole(self.fields[name])} for name in names]
+        return {"type": "record", "name": self._name, "fields": fields}
 
     def kinds(self, field: str) -> set[tuple[str, str]]:
         """(type, logical type or "") of each branch of a field's type, without null.

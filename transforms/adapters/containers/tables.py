@@ -63,7 +63,8 @@ def damage_is(problem: str, path: str) -> Iterator[None]:
         yield
     except PlayheadError:
         raise
-    except Exception as error:  # decoders answer damage with any exception there is
+    # Decoders answer damage with any exception there is, and Polars with one that is none.
+    except (Exception, pl.exceptions.PanicException) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise InputFileError(path, problem) from None
