@@ -54,8 +54,9 @@ _LISTEN = ("played_ratio_pct", "track_length_seconds")
 
 
 def _integer(name: str) -> pl.Expr:
-    """Any integer width as Int64, so that products do not wrap."""
-    return pl.col(name).cast(pl.Int64, strict=False)
+    """Any integer width as Int64; null beyond 32 bits, the source's own, so that no product wraps."""
+    value = pl.col(name).cast(pl.Int64, strict=False)
+    return pl.when(value.is_between(-(1 << 31), (1 << 32) - 1)).then(value)
 
 
 def _events(raw: pl.DataFrame, source: str, action: pl.Expr) -> pl.DataFrame:
@@ -76,9 +77,11 @@ def _events(raw: pl.DataFrame, source: str, action: pl.Expr) -> pl.DataFrame:
     }
     if set(_LISTEN) <= set(raw.columns):
         ratio, length = (pl.when(action == "listen").then(_integer(name)) for name in _LISTEN)
-        known = pl.when(ratio.is_not_null()).then(length)
-        fields["played_ms"] = Parsed(length * ratio * 10, known)
-        fields["track_duration_ms"] = length * 1000
+        given = pl.all_horizontal(pl.col(*_LISTEN).is_not_null(), action == "listen")
+        fields["played_ms"] = Parsed(length * ratio * 10, pl.when(given).then(pl.lit(1)))
+        fields["track_duration_ms"] = Parsed(
+            length * 1000, pl.when(action == "listen").then(pl.col("track_length_seconds"))
+        )
     undislike = pl.when(action == "undislike").then(pl.lit(UNDISLIKE))
     return conform(raw, fields, source, reject=undislike)
 

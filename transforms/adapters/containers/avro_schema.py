@@ -100,6 +100,8 @@ class WriterSchema:
             if kind == "array" and inner.empty:
                 self._refuse("has an array whose items take no bytes")
             return _Shape(inner.fields, inner.depth + 1)
+        if kind == "fixed" and (type(node["size"]) is not int or node["size"] < 0):
+            self._refuse("is not valid")  # a size of -1 would take all that follows
         if kind != "record":
             return _Shape(empty=kind == "null" or (kind == "fixed" and not node["size"]))
         name = node["name"]
