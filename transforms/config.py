@@ -16,6 +16,8 @@ import yaml
 
 from transforms.errors import UsageError
 
+_SHOWN_CHARACTERS = 200
+
 ModelT = TypeVar("ModelT", bound="StrictModel")
 
 
@@ -38,6 +40,9 @@ def parse_yaml(text: str, model: type[ModelT], name: str) -> ModelT:
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            # A few of them, one inside the other, stand for more values than there is memory.
+            raise UsageError(f"{name}: has an alias (*name); write the value out")
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -45,6 +50,8 @@ def parse_yaml(text: str, model: type[ModelT], name: str) -> ModelT:
         raise UsageError(f"{name}{line}: not valid YAML: {_first_line(error)}") from None
     except RecursionError:
         raise UsageError(f"{name}: not valid YAML: nested too deeply") from None
+    except (ValueError, AttributeError, TypeError) as error:  # of a scalar: 2026-99-99, !!int x
+        raise UsageError(f"{name}: not valid YAML: {_first_line(error)}") from None
     if not isinstance(data, dict):
         got = "nothing" if data is None else type(data).__name__
         raise UsageError(f"{name}: expected a mapping of fields, got {got}")
@@ -90,7 +97,10 @@ def _describe(item: Any) -> str:
         message = message.removeprefix(prefix)
     if kind == "value_error":
         return f"{where}: {message}" if item["loc"] else message
-    return f"{where}: expected {message}, got {got!r}"
+    shown = repr(got)
+    if len(shown) > _SHOWN_CHARACTERS:
+        shown = f"{shown[:_SHOWN_CHARACTERS]}..."
+    return f"{where}: expected {message}, got {shown}"
 
 
 def _line_of(root: yaml.Node | None, loc: tuple[Any, ...]) -> int:

@@ -909,13 +909,12 @@ def avro_files() -> Iterator[Case]:
         "lists": {"type": "array", "items": {"type": "array", "items": "int"}},
         "maps": {"type": "array", "items": {"type": "map", "values": "int"}},
         "records": {"type": "array", "items": record(("v", ["null", "int"]), name="V")},
-        "numbers": {"type": "array", "items": "int"},
     }.items():
         schema = with_extra(kind)
-        count = 50 * MIB
+        count = 20 * MIB
         packed = zlib.compressobj(1, wbits=-15)
         parts = [packed.compress(one + encode("long", count))]
-        parts += [packed.compress(bytes(MIB)) for _ in range(50)]
+        parts += [packed.compress(bytes(MIB)) for _ in range(20)]
         parts += [packed.compress(encode("long", 0)), packed.flush()]
         yield case(f"costly_{name}", avro_head(schema, "deflate") + avro_block(1, b"".join(parts)),
                    Rows(kept=1))  # fmt: skip
