@@ -76,6 +76,9 @@ def parse_yaml(text: str, model: type[ModelT], name: str) -> ModelT:
       UsageError: with one line for each problem.
     """
     try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            # A few of them, one inside the other, stand for more values than there is memory.
+            raise UsageError(f"{name}: has an alias (*name); write the value out")
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
         mistakes = [] if root is None else list(_misread(loader, root, model))
@@ -86,6 +89,8 @@ def parse_yaml(text: str, model: type[ModelT], name: str) -> ModelT:
         raise UsageError(f"{name}{line}: not valid YAML: {_first_line(error)}") from None
     except RecursionError:
         raise UsageError(f"{name}: not valid YAML: nested too deeply") from None
+    except (ValueError, AttributeError, TypeError) as error:  # of a scalar: !!int x
+        raise UsageError(f"{name}: not valid YAML: {_first_line(error)}") from None
     if not mistakes and not isinstance(data, dict):
         raise UsageError(f"{name}: expected {_FIELDS}, got {_got(data)}")
     if not mistakes:

@@ -230,7 +230,7 @@ def read_serving_log(path: str, columns: tuple[ColumnEntry, ...]) -> Statistics:
         names = list(pl.read_parquet_schema(source))
         common = [column for column in columns if column.name in names]
         table = pl.read_parquet(source, columns=[column.name for column in common])
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise UsageError(
             f"--serving-log: {path}: expected a Parquet file: {str(error).splitlines()[0]}"
         ) from None

@@ -16,6 +16,7 @@ from apache_beam.metrics import Metrics
 
 from transforms import buckets, events, files, hashing, progress, pseudonyms, storage, store
 from transforms.adapters.base import EVENT_COLUMNS, OFFSET, REJECT_REASON, Adapter, InputFile
+from transforms.adapters.containers import limits
 from transforms.counts import Counts
 from transforms.errors import InputFileError
 from transforms.events import ValidityRules
@@ -141,12 +142,20 @@ class _ReadEventsFn(beam.DoFn):
         path, size, checksum = element
         file = InputFile(path, functools.partial(storage.open_read, path))
         position, started = 0, time.monotonic()
+        read = invalid = 0
         try:
             if _checksum(path) != checksum:
                 raise InputFileError(path, "was changed since this run began; run it again")
             for raw in self._config.adapter.read(file):
                 adapted = adapt_table(raw.rows, raw.rejects, self._config, self._key)
                 rows = adapted.counts["read"]
+                read, invalid = read + rows, invalid + sum(adapted.counts["quarantined"].values())
+                if invalid > limits.MAX_REJECTS and 2 * invalid > read:
+                    raise InputFileError(
+                        path,
+                        f"{invalid:,} of its first {read:,} rows are not an event; is it of the "
+                        "stated --format?",
+                    )
                 self._rows_read.inc(rows)
                 yield beam.pvalue.TaggedOutput(REPORTS, json.dumps(adapted.counts))
                 if adapted.rejected.height:

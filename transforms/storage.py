@@ -12,6 +12,7 @@ import os
 import posixpath
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
@@ -55,6 +56,23 @@ def read_bytes(path: str) -> bytes:
         raise FileNotFoundError(path)
     with open_read(path) as stream:
         return stream.read()
+
+
+def size(path: str) -> int:
+    """Bytes of a file; 0 for what is none, such as a device or a pipe.
+
+    Raises:
+      FileNotFoundError: if there is nothing.
+    """
+    if is_local(path):
+        found = os.stat(path)
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0
+    if not exists(path):
+        raise FileNotFoundError(path)
+    from apache_beam.io.filesystems import FileSystems
+
+    (match,) = FileSystems.match([path])
+    return sum(int(entry.size_in_bytes) for entry in match.metadata_list)
 
 
 def exists(path: str) -> bool:

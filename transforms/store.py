@@ -23,10 +23,12 @@ import polars as pl
 import pydantic
 
 from transforms import hashing, labels, manifest, storage
+from transforms.adapters.base import OFFSET, InputFile
+from transforms.adapters.containers import read_parquet
 from transforms.buckets import MAX_BUCKETS, check_bucket_count
 from transforms.config import StrictModel
 from transforms.counts import Counts
-from transforms.errors import DataRefusedError, UsageError
+from transforms.errors import DataRefusedError, InputFileError, PlayheadError, UsageError
 from transforms.events import NEAR_DUPLICATE, STORE_SCHEMA
 from transforms.manifest import FileEntry, Manifest, Published
 from transforms.timeline import DAY_US
@@ -285,6 +287,21 @@ def schema_of(columns: list[str]) -> dict[str, pl.DataType]:
     return {name: STORE_SCHEMA[name] for name in columns}
 
 
+def read_outside_table(path: str, columns: list[str]) -> pl.DataFrame:
+    """Those of the columns that a Parquet file of somebody else has, checked as raw logs are.
+
+    Raises:
+      InputFileError: see `containers.read_parquet`; text that is not UTF-8.
+    """
+    file = InputFile(path, functools.partial(storage.open_read, path))
+    parts = list(read_parquet(file, columns))
+    if any(part.rejects.height for part in parts):
+        raise InputFileError(path, "has text that is not UTF-8")
+    if parts:
+        return pl.concat([part.rows.drop(OFFSET) for part in parts])
+    return pl.read_parquet(path, columns=columns)  # no rows: the schema alone
+
+
 def read_catalog(path: str) -> pl.DataFrame:
     """`track_id` and `release_time` of a Parquet file of CatalogTrack.
 
@@ -293,8 +310,8 @@ def read_catalog(path: str) -> pl.DataFrame:
     """
     wanted = {"track_id": pl.String(), "release_time": pl.Datetime("us", "UTC")}
     try:
-        table = pl.read_parquet(io.BytesIO(storage.read_bytes(path)), columns=list(wanted))
-    except (OSError, pl.exceptions.PolarsError) as error:
+        table = read_outside_table(path, list(wanted)).select(list(wanted))
+    except (OSError, PlayheadError, pl.exceptions.PolarsError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
             f"--catalog: {path}: expected a Parquet file with {', '.join(wanted)} "

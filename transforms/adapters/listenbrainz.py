@@ -149,7 +149,10 @@ def _spark_events(raw: pl.DataFrame) -> pl.DataFrame:
                 pl.col("artist_credit_mbids").list.first(), pl.col("artist_name")
             ),
             "album_id": _first_of(pl.col("release_mbid"), pl.col("release_name")),
-            "received_time": pl.coalesce("created", "listened_at"),
+            # One of them may have a zone and the other none; both are UTC.
+            "received_time": pl.coalesce(
+                pl.col(name).cast(pl.Datetime("us", "UTC")) for name in ("created", "listened_at")
+            ),
         },
         reason=pl.lit(None, pl.String),
         source="listenbrainz_spark",

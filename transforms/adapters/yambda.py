@@ -54,8 +54,13 @@ _LISTEN = ("played_ratio_pct", "track_length_seconds")
 
 
 def _integer(name: str) -> pl.Expr:
-    """Any integer width as Int64, so that products do not wrap."""
+    """Any integer width as Int64."""
     return pl.col(name).cast(pl.Int64, strict=False)
+
+
+def _factor(name: str) -> pl.Expr:
+    """`_integer`; null beyond 31 bits (the source has 32 and 16), so that no product wraps."""
+    return pl.when(_integer(name).abs() < 1 << 31).then(_integer(name))
 
 
 def _events(raw: pl.DataFrame, source: str, action: pl.Expr) -> pl.DataFrame:
@@ -75,10 +80,12 @@ def _events(raw: pl.DataFrame, source: str, action: pl.Expr) -> pl.DataFrame:
         ),
     }
     if set(_LISTEN) <= set(raw.columns):
-        ratio, length = (pl.when(action == "listen").then(_integer(name)) for name in _LISTEN)
-        known = pl.when(ratio.is_not_null()).then(length)
-        fields["played_ms"] = Parsed(length * ratio * 10, known)
-        fields["track_duration_ms"] = length * 1000
+        ratio, length = (pl.when(action == "listen").then(_factor(name)) for name in _LISTEN)
+        given = pl.all_horizontal(pl.col(*_LISTEN).is_not_null(), action == "listen")
+        fields["played_ms"] = Parsed(length * ratio * 10, pl.when(given).then(pl.lit(1)))
+        fields["track_duration_ms"] = Parsed(
+            length * 1000, pl.when(action == "listen").then(pl.col("track_length_seconds"))
+        )
     undislike = pl.when(action == "undislike").then(pl.lit(UNDISLIKE))
     return conform(raw, fields, source, reject=undislike)
 

@@ -128,8 +128,10 @@ class AvroBlocks:
 
         Raises:
           InputFileError: for a truncated file, a block that does not end where it says, is damaged
-            or over MAX_BLOCK_BYTES, or promises more records than it has bytes.
+            or over MAX_BLOCK_BYTES, or promises more records than it has bytes; for blocks that
+            expand beyond `limits` together.
         """
+        taken = given = 0
         largest = f"{limits.MAX_BLOCK_BYTES >> 20} MiB"
         while start := self._stream.read(1):
             count = self._long(start)
@@ -144,6 +146,12 @@ class AvroBlocks:
                 self._refuse(f"an Avro block of more than {largest}")
             except Exception:  # each codec has its own idea of an error
                 self._refuse(f"damaged Avro block; {COPY_AGAIN}")
+            taken, given = taken + len(packed), given + len(data)
+            if given > max(limits.RATIO_FREE_BYTES, limits.MAX_RATIO * taken):
+                self._refuse(
+                    f"Avro blocks that expand from {taken} to more than {given} bytes, which no "
+                    "log does; check where it came from"
+                )
             if count > len(data):
                 self._refuse("an Avro block promises more records than it has bytes")
             yield count, data

@@ -1,7 +1,8 @@
 """Avro container files: top-level scalar fields as columns.
 
 * Blocks are decoded some at a time: by Polars where all fields are flat (ten times faster), else,
-  and where Polars fails, record by record.
+  and where Polars fails, record by record. Fields that are not read are skipped, never built: a list
+  of empty lists takes seventy times its bytes.
 * A block's records end where the block ends. Polars does not look: a record of ours is put at the
   end of what it decodes, and must come out as the last one.
 * Text that is not UTF-8 spoils its row (`bad_utf8`), never the file.
@@ -135,11 +136,19 @@ class _Flat:
 
 
 def _by_records(
-    path: str, schema: Any, count: int, records: bytes, offset: int, columns: Sequence[Column]
+    path: str,
+    writer: WriterSchema,
+    names: Sequence[str],
+    count: int,
+    records: bytes,
+    offset: int,
+    columns: Sequence[Column],
 ) -> Iterator[RawTable]:
     # A byte that is not UTF-8 becomes a lone surrogate and spoils its row, not the file.
     (block,) = fastavro.block_reader(
-        io.BytesIO(container(schema, count, records)), handle_unicode_errors="surrogateescape"
+        io.BytesIO(container(writer.plain, count, records)),
+        reader_schema=writer.reduced(names),
+        handle_unicode_errors="surrogateescape",
     )
     found = iter(block)
     while batch := list(itertools.islice(found, limits.BATCH_ROWS)):
@@ -174,7 +183,7 @@ def _parts(path: str, stream: BinaryIO, choice: _Choice) -> Iterator[RawTable]:
             for part in rows.iter_slices(TABLE_ROWS):
                 yield RawTable(part, RawTable.no_rejects())
         else:
-            for slow in _by_records(path, writer.plain, count, records, offset, columns):
+            for slow in _by_records(path, writer, present, count, records, offset, columns):
                 yield RawTable(slow.rows.with_columns(times), slow.rejects)
         offset += count
 

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import fastavro
@@ -70,7 +71,8 @@ class WriterSchema:
             self._refuse("is not valid")
         if twice:
             self._refuse("names a field twice")
-        shape = self._shape(parsed["name"], 1)
+        self._name = parsed["name"]
+        shape = self._shape(self._name, 1)
         if shape.depth > limits.MAX_SCHEMA_DEPTH:
             self._refuse_depth()
         if shape.fields > limits.MAX_SCHEMA_FIELDS:
@@ -98,6 +100,8 @@ class WriterSchema:
             if kind == "array" and inner.empty:
                 self._refuse("has an array whose items take no bytes")
             return _Shape(inner.fields, inner.depth + 1)
+        if kind == "fixed" and (type(node["size"]) is not int or node["size"] < 0):
+            self._refuse("is not valid")  # a size of -1 would take all that follows
         if kind != "record":
             return _Shape(empty=kind == "null" or (kind == "fixed" and not node["size"]))
         name = node["name"]
@@ -120,6 +124,25 @@ class WriterSchema:
             return node
         found: dict[str, Any] = self._named.get(node, {"type": node})
         return found
+
+    def reduced(self, names: Sequence[str]) -> dict[str, Any]:
+        """`plain` of some scalar fields, to read no others."""
+        defined: set[str] = set()
+
+        def whole(node: Any) -> Any:
+            """The type; where a name stands for the first time, what it stands for."""
+            if isinstance(node, list):
+                return [whole(branch) for branch in node]
+            node = _without(self._definition(node), {"logicalType"})
+            if "name" not in node:
+                return node
+            if node["name"] in defined:
+                return node["name"]
+            defined.add(node["name"])
+            return node
+
+        fields = [{"name": name, "type": whole(self.fields[name])} for name in names]
+        return {"type": "record", "name": self._name, "fields": fields}
 
     def kinds(self, field: str) -> set[tuple[str, str]]:
         """(type, logical type or "") of each branch of a field's type, without null.

@@ -91,7 +91,7 @@ def read_json_lines(file: InputFile, schema: Mapping[str, pl.DataType]) -> Itera
 def read_json_array(file: InputFile, schema: Mapping[str, pl.DataType]) -> Iterator[RawTable]:
     """One JSON document that is an array of objects; .gz and .zst are decompressed.
 
-    The document is held whole: about 8 times its size in memory.
+    The document is held whole: about 8 times its size in memory, at most 16 times.
 
     Args:
       file: the file.
@@ -102,8 +102,8 @@ def read_json_array(file: InputFile, schema: Mapping[str, pl.DataType]) -> Itera
       a reject `bad_json`.
 
     Raises:
-      InputFileError: see `open_text`; a document that is not a JSON array, is truncated, or is
-        larger than MAX_DOCUMENT_BYTES.
+      InputFileError: see `open_text`; a document that is not a JSON array, is truncated, is larger
+        than MAX_DOCUMENT_BYTES, or has more arrays and objects than one in MIN_BYTES_PER_OBJECT.
     """
     columns = _columns(schema)
     with open_text(file) as stream:
@@ -114,6 +114,13 @@ def read_json_array(file: InputFile, schema: Mapping[str, pl.DataType]) -> Itera
         raise InputFileError(
             file.path,
             f"one JSON document of more than {limits.MAX_DOCUMENT_BYTES >> 20} MiB; split it",
+        )
+    objects = document.count(b"{") + document.count(b"[")  # and those in text: never fewer
+    if objects > limits.FREE_OBJECTS + len(document) // limits.MIN_BYTES_PER_OBJECT:
+        raise InputFileError(
+            file.path,
+            f"more than {limits.FREE_OBJECTS:,} objects and lists, of a few bytes each, which no "
+            "log has; check where it came from",
         )
     try:
         elements = orjson.loads(document)

@@ -12,10 +12,13 @@ BATCH_ROWS = 16_384
 # Text.
 READ_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 20
-MAX_DOCUMENT_BYTES = 512 << 20
+MAX_DOCUMENT_BYTES = 128 << 20
+# An empty object of two bytes takes seventy in memory; a record of a log has hundreds of bytes.
+FREE_OBJECTS = 1_000_000
+MIN_BYTES_PER_OBJECT = 32
 
-# A compressed text may expand 200 times beyond its first 64 MiB, to 256 GiB at most. Listening
-# logs compress 5 to 30 times.
+# A compressed file may expand 200 times beyond its first 64 MiB, a text to 256 GiB at most.
+# Listening logs compress 5 to 30 times.
 MAX_TEXT_BYTES = 256 << 30
 MAX_RATIO = 200
 RATIO_FREE_BYTES = 64 << 20
@@ -31,7 +34,11 @@ MAX_FLAT_ROWS = 1 << 20  # a forged block of tiny records is decoded a few at a 
 MAX_SCHEMA_DEPTH = 16
 MAX_SCHEMA_FIELDS = 512
 
-# Parquet: a footer that claims more rows than this is forged. A log's times and ids take more than
-# a hundredth of a bit each however well they are packed.
+# Parquet: a footer that claims more rows than this is forged, or repeats one row. A log's times and
+# ids take more than two bits a row however well they are packed.
 FREE_ROWS = 1_000_000
-MAX_ROWS_PER_BYTE = 1_000
+MAX_ROWS_PER_BYTE = 4
+
+# A file most of whose rows are no events is given up after so many of them: each takes a line of the
+# quarantine, so that a few kilobytes could fill a disk.
+MAX_REJECTS = 500_000

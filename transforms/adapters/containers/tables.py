@@ -63,7 +63,12 @@ def damage_is(problem: str, path: str) -> Iterator[None]:
         yield
     except PlayheadError:
         raise
-    except Exception as error:  # decoders answer damage with any exception there is
+    except MemoryError:
+        raise InputFileError(
+            path, "takes more memory to read than there is; check where it came from, or split it"
+        ) from None
+    # Decoders answer damage with any exception there is, and Polars with one that is none.
+    except (Exception, pl.exceptions.PanicException) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise InputFileError(path, problem) from None

@@ -1,8 +1,8 @@
 """Text files: bytes that may be compressed, lines of bounded length, UTF-8.
 
 * .gz, .gzip, .zst and .zstd are decompressed, in any case of letters; any other suffix is plain
-  text. Several gzip members or Zstandard frames in a row are one text. Compressed data under a
-  plain name is refused, for it would be read as one bad line.
+  text. Several gzip members or Zstandard frames in a row are one text. Data that is compressed in
+  another way, or twice, or under a plain name, is refused, for it would be read as bad lines.
 * Decompression stops at `limits.MAX_RATIO`, `RATIO_FREE_BYTES` and `MAX_TEXT_BYTES`.
 * A line ends with a line feed; the last one may lack it. A byte order mark at the start is dropped.
 * A line over `limits.MAX_LINE_BYTES` is never held whole.
@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
@@ -42,6 +43,23 @@ _CODECS = (
         2 << 10,
     ),
 )
+
+# How the data of other tools starts: what `open_text` does not read.
+_FOREIGN = {
+    "bzip2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),
+    "xz": re.compile(rb"\xfd7zXZ\0"),
+    "zip": re.compile(rb"PK(\x03\x04|\x05\x06)"),
+    "LZ4": re.compile(rb"\x04\x22\x4d\x18"),
+}
+_START_BYTES = 10
+
+
+def _packed_as(start: bytes) -> tuple[str, str | None] | None:
+    """How data that starts so is compressed, and the suffix that is due if it can be read."""
+    for codec in _CODECS:
+        if start.startswith(codec.magic):
+            return codec.name, codec.suffixes[0]
+    return next(((name, None) for name, magic in _FOREIGN.items() if magic.match(start)), None)
 
 
 def _decompressed(path: str, raw: BinaryIO, codec: _Codec) -> Iterator[bytes]:
@@ -113,22 +131,29 @@ def open_text(file: InputFile) -> BinaryIO:
       file: the file; closing the stream that is returned closes it.
 
     Raises:
-      InputFileError: when opened, for compressed data under another suffix; while reading, for
-        truncated or damaged data, bytes after its end, or expansion beyond `limits`.
+      InputFileError: when opened, for data that is compressed in another way than the suffix says,
+        or twice; then or while reading, for truncated or damaged data, bytes after its end, or
+        expansion beyond `limits`.
     """
     raw = file.open()
     for codec in _CODECS:
         if file.path.lower().endswith(codec.suffixes):
-            return io.BufferedReader(_Decompressed(file.path, raw, codec), limits.READ_BYTES)
-    start = raw.read(4)
+            text = io.BufferedReader(_Decompressed(file.path, raw, codec), limits.READ_BYTES)
+            within = _packed_as(text.peek(_START_BYTES))
+            if within is not None:
+                text.close()
+                raise InputFileError(
+                    file.path, f"has {within[0]} data inside {codec.name} data; unpack it once"
+                )
+            return text
+    packed = _packed_as(raw.read(_START_BYTES))
     raw.seek(0)
-    for codec in _CODECS:
-        if start.startswith(codec.magic):
-            raw.close()
-            raise InputFileError(
-                file.path, f"is {codec.name} data; rename it to end in {codec.suffixes[0]}"
-            )
-    return raw
+    if packed is None:
+        return raw
+    raw.close()
+    name, suffix = packed
+    remedy = f"rename it to end in {suffix}" if suffix else "Playhead reads plain text, .gz, .zst"
+    raise InputFileError(file.path, f"is {name} data; {remedy}")
 
 
 def without_bom(data: bytes) -> bytes:
