@@ -136,7 +136,7 @@ def _sequences(built: Built) -> list[Facts]:
     labels = _by_family(built, "label")
     others = [n for n in lists if n not in (*said, *labels, "event_ids", "is_target", "item_index")]
     return [
-        Facts("row", ("user_id", "window_id"), whole, exists=True),
+        Facts("window", ("user_id", "window_id"), whole, exists=True),
         part("play", others, t),
         part("index", ["item_index"], pl.max_horizontal(t, pl.lit(train_end_us))),
         part("so far", said, pl.min_horizontal(pl.col("next_us").fill_null(1 << 62), closed)),

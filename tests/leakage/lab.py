@@ -288,7 +288,7 @@ def perturb_unknown(lab: Lab, cuts: Iterable[int] | None = None) -> list[Finding
             pl.col("event_time") - datetime.timedelta(seconds=1),
             client_id=pl.lit("c9"),
         )
-        versions = plays.with_columns(later, track_id=pl.lit("t0"), played_ms=pl.lit(1_000))
+        versions = plays.with_columns(later, track_id=pl.lit("t0"), played_ms=pl.lit(1_000, pl.Int64))
         other = asked.of(pl.concat([known, rest, late, rivals, versions]))
         found += compare("M1 received time", lab.facts(asked), lab.facts(other), None)
     return found
@@ -324,10 +324,21 @@ def truncate(lab: Lab, cuts: Iterable[int] | None = None) -> list[Finding]:
         made = lab.build(shorter)
         then = {name: facts_of(each, shorter) for name, each in made.items()}
         watermark_us = min(each.plan.within.watermark_us for each in made.values())
-        found += compare("M2 truncated", then, _of_keys(lab.base_facts, then), None)
-        reach_us = max(spec.label_reach_us for spec in world.specs.values())
-        over = compare("M2 truncated", lab.base_facts, then, watermark_us - reach_us)
-        found += [each for each in over if each.change == "is gone" and each.sort == "row"]
+        whole_us = watermark_us - max(spec.label_reach_us for spec in world.specs.values())
+        # Windows are cut from the newest target of a day, so those of a day that is not over yet
+        # are other windows later.
+        over_then = {
+            name: [
+                dataclasses.replace(one, table=one.table.filter(pl.col("known_us") <= whole_us))
+                if one.name == "window"
+                else one
+                for one in sorts
+            ]
+            for name, sorts in then.items()
+        }
+        found += compare("M2 truncated", over_then, _of_keys(lab.base_facts, over_then), None)
+        over = compare("M2 truncated", lab.base_facts, then, whole_us)
+        found += [each for each in over if each.change == "is gone"]
         asked = dataclasses.replace(shorter, events=world.events, arrivals=world.arrivals, as_of_us=cut_us)
         found += compare("M2 as of", then, lab.facts(asked), None)
     return found

@@ -356,12 +356,17 @@ def _listener(rng: np.random.Generator, user: int) -> Iterator[dict]:
         at_us = instant_us(day, 20 + user / 10)
         yield made("play", user, at_us, received_us=at_us + days_late * DAY_US, played_ms=90_000)
     # What was heard is sent again the day after: as it was, and with another time and track.
-    for day, moved in ((2, 0), (3, 0), (4, DAY_US), (2, DAY_US)):
-        at_us = instant_us(day, 15 + user / 10)
+    for day, hour, moved in ((2, 15, 0), (3, 15, 0), (4, 15, DAY_US), (2, 13, DAY_US)):
+        at_us = instant_us(day, hour + user / 10)
         first = made("play", 7, at_us, played_ms=45_000)
         yield first
         again = {**first, "event_time": at_us + moved, "received_time": at_us + DAY_US + 5_000_000}
         yield again if not moved else again | {"track_id": "t8", "played_ms": 1_000}
+    # Two versions of one play arrive on the day itself.
+    at_us = instant_us(3, 9 + user / 10)
+    first = made("play", 1, at_us, played_ms=70_000)
+    yield first
+    yield first | {"received_time": first["received_time"] + 60_000_000, "track_id": "t9"}
     # A clock that runs two hours ahead of the server's.
     for day in (3, 4):
         at_us = instant_us(day, 10 + user / 10)
