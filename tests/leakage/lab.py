@@ -155,7 +155,7 @@ def perturb_future(lab: Lab, cuts: Iterable[int] | None = None, seed: int = 0) -
     that arrived after it and do not count.
     """
     found: list[Finding] = []
-    for number, cut_us in enumerate(cuts or instants(lab.world)):
+    for number, cut_us in enumerate(cuts or instants(lab)):
         rng = np.random.default_rng([seed, number])
         other = lab.world.of(perturbed(lab.world, cut_us, rng))
         let_off = _burst_rows(lab.world, other, cut_us)
@@ -163,18 +163,17 @@ def perturb_future(lab: Lab, cuts: Iterable[int] | None = None, seed: int = 0) -
     return found
 
 
-def instants(world: World, count: int = 6) -> list[int]:
-    """Instants to cut at: of events in the range, a microsecond before, at, and after them; and
-    between the two times of an event whose clock ran ahead."""
-    first_us, end_us = (day_start_us(day) for day in world.days)
-    shown = world.events.filter(pl.col("event_type").is_in(["play", "impression"]))
-    times = shown.select(instant().alias("us")).filter(pl.col("us").is_between(first_us, end_us))
-    times = times["us"].unique().sort()
+def instants(lab: Lab, count: int = 6) -> list[int]:
+    """Instants to cut at: of rows, a microsecond before and after them; and between the two times
+    of an event whose clock ran ahead."""
+    first = next(iter(lab.base_facts.values()))
+    (inputs,) = (each for each in first if each.name in ("input", "play"))
+    times = inputs.table["known_us"].unique().sort()
+    if not len(times):
+        return []
     picked = times.gather(np.linspace(0, len(times) - 1, count + 2).astype(int)[1:-1]).to_list()
-    ahead = world.events.filter(pl.col("event_time") > pl.col("received_time")).select(
-        instant() + 4 * MINUTE_US
-    )
-    skewed = ahead.to_series().sort().to_list()
+    ahead = lab.world.events.filter(pl.col("event_time") > pl.col("received_time"))
+    skewed = ahead.select(instant() + 4 * MINUTE_US).to_series().sort().to_list()
     offsets = (0, -1, 1)
     return [us + offsets[i % 3] for i, us in enumerate(picked)] + skewed[len(skewed) // 2 :][:1]
 

@@ -208,7 +208,7 @@ def _(patch: Patch) -> None:
     patch.setattr(negatives._Rows, "bars", bars)
 
 
-@mutant("L12", "popularity counts the plays of the days after", "retrieval", "M1 M2")
+@mutant("L12", "popularity counts the plays of the days after", "retrieval", "M1")
 def _(patch: Patch) -> None:
     made = item_pools.item_pools
     patch.setattr(

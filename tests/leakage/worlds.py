@@ -331,7 +331,8 @@ def crafted(seed: int = 1) -> World:
         # One track is listed twice, with another release.
         {"track_id": [*tracks, "t3"], "release_time": [*releases, instant_us(9)]}
     ).with_columns(pl.col("release_time").cast(UTC_US))
-    return World(table_of(events), make_specs(), catalog=catalog)
+    order = rng.permutation(len(events))
+    return World(table_of([events[at] for at in order]), make_specs(), catalog=catalog)
 
 
 def _listener(rng: np.random.Generator, user: int) -> Iterator[dict]:
@@ -355,6 +356,10 @@ def _listener(rng: np.random.Generator, user: int) -> Iterator[dict]:
     for day, days_late in ((1, 1), (3, 1), (4, 1), (2, 3), (3, 2)):
         at_us = instant_us(day, 20 + user / 10)
         yield made("play", user, at_us, received_us=at_us + days_late * DAY_US, played_ms=90_000)
+    # The play that an impression led to arrives a day after it.
+    at_us = instant_us(5, 19 + user / 10)
+    yield made("impression", 3, at_us)
+    yield made("play", 3, at_us + MINUTE_US, received_us=at_us + DAY_US, played_ms=55_000)
     # What was heard is sent again the day after: as it was, and with another time and track.
     for day, hour, moved in ((2, 15, 0), (3, 15, 0), (4, 15, DAY_US), (2, 13, DAY_US)):
         at_us = instant_us(day, hour + user / 10)
