@@ -5,10 +5,8 @@ compare before and after. Each returns findings as the machines of `lab` do.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
 import math
-import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,7 +15,6 @@ from typing import Any
 import polars as pl
 
 from schemas import LISTENING_EVENT
-from tests.leakage import lab as machines
 from tests.leakage.facts import INPUTS
 from tests.leakage.lab import Finding, Lab, compare
 from tests.leakage.worlds import ONE_DAY, Built, World
@@ -26,7 +23,7 @@ from transforms.errors import PlayheadError
 from transforms.negatives import DRAWN
 from transforms.planning import day_start_us
 from transforms.specs import RetrievalSpec
-from transforms.timeline import DAY_US, HOUR_US
+from transforms.timeline import DAY_US
 
 
 def _us(column: str) -> pl.Expr:
@@ -200,12 +197,12 @@ def order(lab: Lab) -> Iterator[Finding]:
     """The order of raw rows decides nothing: not a value, not a row, not a place in a file."""
     shuffled = lab.world.of(lab.world.events.sample(fraction=1.0, shuffle=True, seed=7))
     again = lab.build(shuffled)
-    yield from compare(
-        "check of input order", lab.base_facts, lab.facts(shuffled), None
-    )
+    yield from compare("check of input order", lab.base_facts, lab.facts(shuffled), None)
     for name, built in lab.base.items():
         if not built.rows.equals(again[name].rows):
-            yield Finding("check of input order", name, "file", (), "", "rows or their order differ")
+            yield Finding(
+                "check of input order", name, "file", (), "", "rows or their order differ"
+            )
 
 
 def days_in_any_order(lab: Lab) -> Iterator[Finding]:

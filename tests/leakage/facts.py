@@ -53,7 +53,7 @@ def facts_of(built: Built, world: World) -> list[Facts]:
     if kind == "sequences":
         return [*_sequences(built), *shared(built)]
     if kind == "sessions":
-        return [*_sessions(built), *shared(built)]
+        return [*_sessions(built, world), *shared(built)]
     return [*_event_rows(built, world), *shared(built)]
 
 
@@ -71,7 +71,9 @@ def _event_rows(built: Built, world: World) -> list[Facts]:
     rows = built.rows.join(world.happened, on=key, how="left", maintain_order="left")
     # The row's event had happened by the time the server got it, whatever the row's clock says.
     rows = rows.with_columns(t=pl.min_horizontal(_us("event_time"), "happened_us").fill_null(0))
-    exists_us = 0 if spec.kind == "ranking" else spec.label_reach_us
+    # A row of train must not be near a held-out arm, also not within its horizon.
+    is_known_at_once = spec.kind == "ranking" and not spec.splits.experiment_holdouts
+    exists_us = 0 if is_known_at_once else spec.label_reach_us
 
     def part(name: str, columns: list[str], after_us: int, exists: bool = False) -> Facts:
         values = [name for name in columns if name not in key]
@@ -89,12 +91,15 @@ def _event_rows(built: Built, world: World) -> list[Facts]:
     ]
 
 
-def _sessions(built: Built) -> list[Facts]:
+def _sessions(built: Built, world: World) -> list[Facts]:
     spec = built.plan.spec
     key = ("user_id", "session_id")
-    gap_us, horizon_us = spec.sessions.rule.gap_us, spec.labels.horizon_us
+    rule, horizon_us = spec.sessions.rule, spec.labels.horizon_us
+    end = _us("session_end")
+    if world.events["source_session_id"].null_count() < world.events.height:
+        end = pl.max_horizontal(end, _us("session_start") + rule.cap_us)  # given ones stay open
     rows = built.rows.with_columns(
-        start=_us("session_start"), closed=_us("session_end") + max(gap_us, horizon_us)
+        start=_us("session_start"), closed=end + max(rule.gap_us, horizon_us)
     )
     # A session row is the session: of the family session are what happened in it, not inputs.
     content = _by_family(built, "session", "label")
@@ -114,7 +119,8 @@ def _sessions(built: Built) -> list[Facts]:
 def _sequences(built: Built) -> list[Facts]:
     plan, horizon_us = built.plan, built.plan.spec.labels.horizon_us
     lists = [name for name, dtype in built.rows.schema.items() if isinstance(dtype, pl.List)]
-    midnight = (_us("end_time") // DAY_US + 1) * DAY_US
+    held = horizon_us if plan.spec.splits.experiment_holdouts else 0
+    midnight = (_us("end_time") // DAY_US + 1) * DAY_US + held
     whole = built.rows.select(
         "user_id", "window_id", midnight.alias("known_us"), "split", "event_ids", "is_target"
     )

@@ -23,14 +23,11 @@ import polars as pl
 from schemas import LISTENING_EVENT
 from tests import built as comparing
 from tests.leakage import worlds
-from tests.leakage.facts import INPUTS, Facts, facts_of, shared
+from tests.leakage.facts import Facts, facts_of, shared
 from tests.leakage.worlds import UTC_US, Built, World, event, table_of
 from transforms.building import Summary
 from transforms.bursts import BURST_CONTEXT_US, LONG_US
-from transforms.errors import PlayheadError
-from transforms.item_pools import ItemPools
 from transforms.planning import day_start_us
-from transforms.splits import SPLITS
 from transforms.timeline import DAY_US, HOUR_US, MINUTE_US
 
 CANARY = "LEAK_CANARY"
@@ -247,9 +244,9 @@ def _burst_rows(world: World, other: World, cut_us: int) -> Callable[[dict[str, 
     """Rows shortly before an instant of listeners who start three plays or more around it."""
     near = pl.concat([world.events, other.events.select(world.events.columns)]).filter(
         (pl.col("event_type") == "play")
-        & pl.col("event_time").to_physical().is_between(
-            cut_us - BURST_KNOWN_US, cut_us + BURST_KNOWN_US
-        )
+        & pl.col("event_time")
+        .to_physical()
+        .is_between(cut_us - BURST_KNOWN_US, cut_us + BURST_KNOWN_US)
     )
     long = pl.col("played_ms") >= LONG_US // 1000
     many = near.filter(long).group_by("user_id").agg(pl.col("event_id").n_unique().alias("n"))
@@ -287,7 +284,9 @@ def perturb_unknown(lab: Lab, cuts: Iterable[int] | None = None) -> list[Finding
             pl.col("event_time") - datetime.timedelta(seconds=1),
             client_id=pl.lit("c9"),
         )
-        versions = plays.with_columns(later, track_id=pl.lit("t0"), played_ms=pl.lit(1_000, pl.Int64))
+        versions = plays.with_columns(
+            later, track_id=pl.lit("t0"), played_ms=pl.lit(1_000, pl.Int64)
+        )
         other = asked.of(pl.concat([known, rest, late, rivals, versions]))
         found += compare("M1 received time", lab.facts(asked), lab.facts(other), None)
     return found
@@ -310,7 +309,10 @@ def truncate(lab: Lab, cuts: Iterable[int] | None = None) -> list[Finding]:
     """
     found: list[Finding] = []
     world = lab.world
-    for cut_us in cuts or [day_start_us(world.days[1]) - 1, day_start_us(world.days[1]) + DAY_US - 1]:
+    for cut_us in cuts or [
+        day_start_us(world.days[1]) - 1,
+        day_start_us(world.days[1]) + DAY_US - 1,
+    ]:
         day = day_of(cut_us)
         known = world.events.filter(pl.col("received_time").to_physical() <= cut_us)
         assert world.arrivals is not None
@@ -338,7 +340,9 @@ def truncate(lab: Lab, cuts: Iterable[int] | None = None) -> list[Finding]:
         found += compare("M2 truncated", over_then, _of_keys(lab.base_facts, over_then), None)
         over = compare("M2 truncated", lab.base_facts, then, whole_us)
         found += [each for each in over if each.change == "is gone"]
-        asked = dataclasses.replace(shorter, events=world.events, arrivals=world.arrivals, as_of_us=cut_us)
+        asked = dataclasses.replace(
+            shorter, events=world.events, arrivals=world.arrivals, as_of_us=cut_us
+        )
         found += compare("M2 as of", then, lab.facts(asked), None)
     return found
 
@@ -349,9 +353,15 @@ def _of_keys(
     """The facts whose keys are among the wanted ones."""
     return {
         name: [
-            dataclasses.replace(one, table=one.table.join(
-                other.table.select(one.key).unique(), on=one.key, how="semi", maintain_order="left"
-            ))
+            dataclasses.replace(
+                one,
+                table=one.table.join(
+                    other.table.select(one.key).unique(),
+                    on=one.key,
+                    how="semi",
+                    maintain_order="left",
+                ),
+            )
             for one, other in zip(facts[name], sorts, strict=True)
         ]
         for name, sorts in wanted.items()
@@ -365,9 +375,17 @@ def canaries(lab: Lab) -> list[Finding]:
     """Listeners, tracks, artists and albums that exist in the test split alone are in nothing that
     is earlier: no row, negative, statistic or tally of train and validation, no vocabulary, no
     snapshot and no pool of an earlier day."""
-    world = lab.world
     border_us = next(iter(lab.base.values())).plan.within.borders.test_us
     assert border_us is not None
+    seeded = with_canaries(lab.world, border_us)
+    found: list[Finding] = []
+    for name, built in lab.build(seeded, write=True).items():
+        found += _canaries_of(name, built, border_us)
+    return found
+
+
+def with_canaries(world: World, first_us: int) -> World:
+    """The world with canaries from an instant on; its catalog knows of them before."""
     made = []
     for number in range(12):
         ids = {
@@ -375,21 +393,15 @@ def canaries(lab: Lab) -> list[Finding]:
         }
         user = f"u{number % 4}" if number % 2 else f"{CANARY}_user"
         kind = ("play", "impression", "play", "like")[number % 4]
-        at_us = border_us + number * 40 * MINUTE_US
-        made.append(event(f"{CANARY}_{number}", user, kind, 0, at_us, played_ms=50_000) | ids)
+        at_us = first_us + number * 40 * MINUTE_US
+        made.append(event(f"{CANARY}_{number}", user, kind, 0, at_us, **ids))
     catalog = world.catalog
     if catalog is not None:
-        names = pl.DataFrame(
-            {"track_id": [f"{CANARY}_track_id_{n}" for n in range(3)] + [f"{CANARY}_unplayed"]}
-        ).with_columns(pl.lit(border_us + MINUTE_US).cast(UTC_US).alias("release_time"))
-        catalog = pl.concat([catalog, names])
-    seeded = dataclasses.replace(
-        world, events=pl.concat([world.events, table_of(made)]), catalog=catalog
-    )
-    found: list[Finding] = []
-    for name, built in lab.build(seeded, write=True).items():
-        found += _canaries_of(name, built, border_us)
-    return found
+        names = [f"{CANARY}_track_id_{number}" for number in range(3)] + [f"{CANARY}_unplayed"]
+        released = pl.lit(first_us + MINUTE_US).cast(UTC_US).alias("release_time")
+        catalog = pl.concat([catalog, pl.DataFrame({"track_id": names}).with_columns(released)])
+    events = pl.concat([world.events, table_of(made)])
+    return dataclasses.replace(world, events=events, catalog=catalog)
 
 
 def _canaries_of(dataset: str, built: Built, border_us: int) -> Iterator[Finding]:

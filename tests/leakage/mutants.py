@@ -33,7 +33,7 @@ from transforms.features import FEATURES, item
 from transforms.features.context import FeatureContext
 from transforms.features.registry import FAMILIES
 from transforms.specs import RetrievalSpec
-from transforms.timeline import DAY_US, IntArray, MINUTE_US, Occurrences
+from transforms.timeline import DAY_US, MINUTE_US, IntArray, Occurrences
 
 Patch = pytest.MonkeyPatch
 
@@ -47,7 +47,9 @@ class Mutant:
       what: the mistake, in a few words.
       open: makes it.
       datasets: specs of the world that it is built with.
-      detectors: who is asked, in order; names of `test_lab.DETECTORS`.
+      detectors: who is asked, the first of whom has to catch it; names of `test_lab.DETECTORS`.
+      is_in_rows: the rows of one build are others; else it takes several builds, or a build of
+        what should have been refused.
     """
 
     channel: str
@@ -55,17 +57,20 @@ class Mutant:
     open: Callable[[Patch], None]
     datasets: tuple[str, ...]
     detectors: tuple[str, ...]
+    is_in_rows: bool = True
 
 
 MUTANTS: list[Mutant] = []
 
 
 def mutant(
-    channel: str, what: str, datasets: str, detectors: str
+    channel: str, what: str, datasets: str, detectors: str, is_in_rows: bool = True
 ) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
     def add(opens: Callable[[Patch], None]) -> Callable[[Patch], None]:
         MUTANTS.append(
-            Mutant(channel, what, opens, tuple(datasets.split()), tuple(detectors.split()))
+            Mutant(
+                channel, what, opens, tuple(datasets.split()), tuple(detectors.split()), is_in_rows
+            )
         )
         return opens
 
@@ -140,7 +145,9 @@ def _known_earlier(counts: pl.DataFrame, days: int) -> pl.DataFrame:
 def _(patch: Patch) -> None:
     fit = vocabulary.fit
     ever = datetime.date(2100, 1, 1)
-    patch.setattr(vocabulary, "fit", lambda counts, first, _end, spec: fit(counts, first, ever, spec))
+    patch.setattr(
+        vocabulary, "fit", lambda counts, first, _end, spec: fit(counts, first, ever, spec)
+    )
 
 
 @mutant("L7", "only listeners with many events in all of the log", "ranking", "M2 M1")
@@ -180,7 +187,7 @@ def _(patch: Patch) -> None:
 # --- what is given from outside -------------------------------------------------------------------
 
 
-@mutant("L9", "codes learned after train are taken", "sequences", "artefacts")
+@mutant("L9", "codes learned after train are taken", "sequences", "artefacts", is_in_rows=False)
 def _(patch: Patch) -> None:
     patch.setattr(semantic_ids, "check_border", lambda *_: None)
 
@@ -256,9 +263,7 @@ def _(patch: Patch) -> None:
 
 @mutant("L15", "rows are in the order of the label", "ranking", "M4-position")
 def _(patch: Patch) -> None:
-    patch.setattr(
-        rows, "order_rows", lambda table, key, _seed: table.sort("label_played", *key)
-    )
+    patch.setattr(rows, "order_rows", lambda table, key, _seed: table.sort("label_played", *key))
 
 
 @mutant("L16", "only what was played keeps its request id", "ranking", "M4-columns")
@@ -298,7 +303,13 @@ def _(patch: Patch) -> None:
     _deduplicate(patch, latest)
 
 
-@mutant("L23", "tables of the days built before are used again", "ranking", "days_in_any_order")
+@mutant(
+    "L23",
+    "tables of the days built before are used again",
+    "ranking",
+    "days_in_any_order",
+    is_in_rows=False,
+)
 def _(patch: Patch) -> None:
     load = building._load_side_tables
     held: dict[str, Any] = {}

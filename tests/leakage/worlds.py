@@ -114,7 +114,9 @@ class World:
 
         No event happens after the server got it, whatever its client's clock says.
         """
-        both = pl.min_horizontal(*(pl.col(n).to_physical() for n in ("event_time", "received_time")))
+        both = pl.min_horizontal(
+            *(pl.col(n).to_physical() for n in ("event_time", "received_time"))
+        )
         return self.events.group_by("user_id", "event_id").agg(both.min().alias("happened_us"))
 
 
@@ -260,9 +262,7 @@ def _ingest_day(
         if stored.kept.height:
             path = f"events/bucket-{bucket:05d}.parquet"
             entries.append(
-                files.write_table(
-                    stored.kept, draft.attempt_root, path, "events", (bucket, bucket)
-                )
+                files.write_table(stored.kept, draft.attempt_root, path, "events", (bucket, bucket))
             )
     if items:
         entries.append(
