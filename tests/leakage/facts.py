@@ -1,19 +1,22 @@
-"""What a build says, as facts: each with its key, its value, and the instant from which it is known.
+"""What a build says, as facts: each with its key, its value, and the instant from which it is
+known.
 
 A machine changes what happened from some instant on. A fact that is known by then must not change,
-and must not come or go. When a column is known follows from the family that the manifest declares
-for it and from the kind of dataset; so a new feature is covered the moment it is registered, and a
-column that claims to be known earlier than it is is found out.
+and must not come or go. When a column is known follows from the kind of dataset and the family that
+the manifest declares for it; so a new feature is covered the moment it is registered, and a column
+that claims to be known earlier than it is is found out.
 
-| kind       | a row exists from      | features  | labels        | the rest                       |
-|------------|------------------------|-----------|---------------|--------------------------------|
-| ranking    | t                      | t         | t + horizon   | session id: just after t (ties)|
-| retrieval  | t + reach of the label | t         | t + horizon   | negatives: t + reach           |
-| sessions   | when it is closed      | its start | when closed   | content: when closed           |
-| sequences  | the midnight after t   |           | t + horizon   | a play: its start; how it went: the next one's |
+| Kind      | A row is there       | Its inputs | Its labels  | The rest                           |
+|-----------|----------------------|------------|-------------|------------------------------------|
+| ranking   | just after t         | t          | t + horizon | session id: just after t           |
+| retrieval | t + reach of labels  | t          | t + horizon | negatives: t + reach of labels     |
+| sessions  | when closed          | its start  | when closed | content: when closed               |
+| sequences | the midnight after t |            | t + horizon | a play: its start; how it went: at |
+|           |                      |            |             | the next start, or t + horizon     |
 
-Tables that buckets share: a day's item snapshot and pool are known at its midnight, the vocabulary
-at the end of train.
+"Just after": of events at one instant the smallest id names the session, and is the report of a play
+that stands. Tables that buckets share: a day's item snapshot and pool are known at its midnight, the
+vocabulary when train ends.
 """
 
 from __future__ import annotations
@@ -73,7 +76,8 @@ def _event_rows(built: Built, world: World) -> list[Facts]:
     rows = rows.with_columns(t=pl.min_horizontal(_us("event_time"), "happened_us").fill_null(0))
     # A row of train must not be near a held-out arm, also not within its horizon.
     is_known_at_once = spec.kind == "ranking" and not spec.splits.experiment_holdouts
-    exists_us = 0 if is_known_at_once else spec.label_reach_us
+    # Of two reports of a play at one instant, one stands, so a row exists from just after t.
+    exists_us = 1 if is_known_at_once else spec.label_reach_us
 
     def part(name: str, columns: list[str], after_us: int, exists: bool = False) -> Facts:
         values = [name for name in columns if name not in key]

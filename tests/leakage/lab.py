@@ -91,7 +91,7 @@ def compare(
     before: dict[str, list[Facts]],
     after: dict[str, list[Facts]],
     cut_us: int | None,
-    let_off: Callable[[dict[str, Any]], bool] = lambda row: False,
+    let_off: Callable[[dict[str, Any]], bool] | None = None,
 ) -> list[Finding]:
     """Facts known by the cut that changed, came or went; None: all facts, whenever known."""
     found: list[Finding] = []
@@ -107,7 +107,7 @@ def _compare(
     one: Facts,
     other: Facts,
     cut_us: int | None,
-    let_off: Callable[[dict[str, Any]], bool],
+    let_off: Callable[[dict[str, Any]], bool] | None,
 ) -> Iterator[Finding]:
     left, right = _by_key(one), _by_key(other)
     finding = functools.partial(Finding, machine, dataset, one.name)
@@ -116,7 +116,7 @@ def _compare(
             yield finding((), "", f"{facts.table.height} rows have {len(rows)} keys")
 
     def known(row: dict[str, Any]) -> bool:
-        return (cut_us is None or row["known_us"] <= cut_us) and not let_off(row)
+        return (cut_us is None or row["known_us"] <= cut_us) and not (let_off and let_off(row))
 
     for key, row in left.items():
         if not known(row):

@@ -49,7 +49,7 @@ def make(seed: int = 0, users: int = 60, visits: int = 6) -> World:
     """Listeners who visit Home `visits` times a day; each slot of a slate is played or not."""
     rng = np.random.default_rng(seed)
     shape = (users, 7, visits, _SLATE)
-    user, day, visit, slot = (axis.ravel() for axis in np.indices(shape))
+    user, day, _, slot = (axis.ravel() for axis in np.indices(shape))
     hours = np.sort(rng.uniform(1, 22.5, shape[:3]), axis=2)[..., np.newaxis]
     time_us = day * DAY_US + (np.broadcast_to(hours, shape) * HOUR_US).astype(np.int64).ravel()
     time_us += slot * 40_000_000 + instant_us(0)
@@ -218,8 +218,9 @@ def probe(dataset: str, table: Table, probes: tuple[str, ...]) -> Iterator[Auc]:
         if not telling:
             return Auc(dataset, name, 0.5, sigma)
         x = np.column_stack(telling)
-        model.fit(x[train], y[train])
-        score = model.predict_proba(x[test])[:, 1]
+        with threadpool_limits(1):  # tests share processors: threads that wait would spin
+            model.fit(x[train], y[train])
+            score = model.predict_proba(x[test])[:, 1]
         return Auc(dataset, name, float(roc_auc_score(y[test], score)), sigma)
 
     trees = HistGradientBoostingClassifier(
@@ -291,11 +292,10 @@ PROBES = ("all", "nulls", "position", "columns")
 def aucs_of(lab: Lab, probes: tuple[str, ...] = PROBES) -> list[Auc]:
     """Every probe of every dataset of a null world."""
     found: list[Auc] = []
-    with threadpool_limits(1):  # tests share processors: threads that wait for each other spin
-        for name, built in lab.build(lab.world, write="position" in probes).items():
-            found += probe(name, table_of(built), probes)
-            if built.plan.spec.kind == "retrieval" and "nulls" in probes:
-                found += probe(f"{name}, as candidates", candidates(built), ("nulls",))
+    for name, built in lab.build(lab.world, write="position" in probes).items():
+        found += probe(name, table_of(built), probes)
+        if built.plan.spec.kind == "retrieval" and "nulls" in probes:
+            found += probe(f"{name}, as candidates", candidates(built), ("nulls",))
     return found
 
 

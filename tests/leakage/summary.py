@@ -1,6 +1,6 @@
 """What the leakage lab says at the end of a test run: each mutant, and what caught it.
 
-Tests record it as a property of theirs, which pytest-xdist carries from its workers to the terminal.
+A test records it as a property, which pytest-xdist carries from its workers to the terminal.
 """
 
 from __future__ import annotations
