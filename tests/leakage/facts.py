@@ -14,9 +14,9 @@ that claims to be known earlier than it is is found out.
 | sequences | the midnight after t |            | t + horizon | a play: its start; how it went: at |
 |           |                      |            |             | the next start, or t + horizon     |
 
-"Just after": of events at one instant the smallest id names the session, and is the report of a play
-that stands. Tables that buckets share: a day's item snapshot and pool are known at its midnight, the
-vocabulary when train ends.
+"Just after": of events at one instant the smallest id names the session, and is the report of a
+play that stands. Tables that buckets share: a day's item snapshot and pool are known at its
+midnight, the vocabulary when train ends.
 """
 
 from __future__ import annotations

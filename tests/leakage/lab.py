@@ -184,7 +184,7 @@ def perturbed(world: World, cut_us: int, rng: np.random.Generator) -> pl.DataFra
     too_late = received_us // DAY_US - event_us // DAY_US > lateness_days
     if world.arrivals is None:  # of an import everything counts
         too_late = pl.lit(value=False)
-    later = instant() >= cut_us
+    later = (instant() >= cut_us) & (pl.col("user_id") != worlds.MARK)
     unknown = (received_us >= cut_us) & (~first | too_late)
     table = world.events.with_columns(
         future=later | unknown,
@@ -192,10 +192,12 @@ def perturbed(world: World, cut_us: int, rng: np.random.Generator) -> pl.DataFra
         running=~later
         & ~unknown
         & (pl.col("event_type") == "play")
+        & (received_us >= cut_us)
         & (event_us + pl.col("played_ms") * 1000 >= cut_us),
     )
     past = table.filter(~pl.col("future"))
-    # How plays that are running will end is not known; that they are not over is.
+    # How plays that are running will end is not known, unless somebody said so; that they are not
+    # over is.
     so_far_ms = (cut_us - event_us) // 1000 + 1
     longer = so_far_ms + pl.Series("more", rng.integers(0, 90_000, past.height))
     flags = ["future", "row", "running"]

@@ -45,6 +45,7 @@ D = [datetime.date(2026, 1, 5) + datetime.timedelta(days=number) for number in r
 ONE_DAY = datetime.timedelta(days=1)
 BUCKETS = 2
 UTC_US = pl.Datetime("us", "UTC")
+MARK = "mark"  # a listener whose events only mark where a log begins and ends
 
 _BORDERS = {"validation_from": D[4], "test_from": D[5], "gap_hours": 0.5}
 _LABELS = {"horizon_hours": 6, "lateness_days": 1}
@@ -286,11 +287,12 @@ def instant_us(day: int, hour: float = 0.0) -> int:
 
 
 def event(event_id: str, user: str, kind: str, track: int, time_us: int, **more: Any) -> dict:
-    """A raw event; it is received 3 s after it happened unless `received_us` says otherwise."""
+    """A raw event; it is received 3 s after it was over unless `received_us` says otherwise."""
     given = {"surface": "home", "platform": "ios", "country": "SE", "premium": True, **more}
-    received_us = given.pop("received_us", time_us + 3_000_000)
     if kind == "play":
         given = {"played_ms": 25_000, "track_duration_ms": 200_000, "reason_end": "fwdbtn"} | given
+    over_us = time_us + given.get("played_ms", 0) * 1000
+    received_us = given.pop("received_us", over_us + 3_000_000)
     if kind == "impression":
         given = {"request_id": f"r-{event_id}", "position": track % 4, "shelf": "top"} | given
     return {
