@@ -9,14 +9,15 @@ that claims to be known earlier than it is is found out.
 | Kind      | A row is there       | Its inputs | Its labels  | The rest                           |
 |-----------|----------------------|------------|-------------|------------------------------------|
 | ranking   | just after t         | t          | t + horizon | session id: just after t           |
-| retrieval | t + reach of labels  | t          | t + horizon | negatives: t + reach of labels     |
+| retrieval | t + reach of labels  | t          | t + horizon | negatives: as the row              |
 | sessions  | when closed          | its start  | when closed | content: when closed               |
 | sequences | the midnight after t |            | t + horizon | a play: its start; how it went: at |
 |           |                      |            |             | the next start, or t + horizon     |
 
-"Just after": of events at one instant the smallest id names the session, and is the report of a
-play that stands. Tables that buckets share: a day's item snapshot and pool are known at its
-midnight, the vocabulary when train ends.
+Labels of what was played are known when it is over, if that is later. "Just after": of events at
+one instant the smallest id names the session, and is the report of a play that stands. Tables that
+buckets share: a day's item snapshot and pool are known at its midnight, the vocabulary when train
+ends.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import dataclasses
 import polars as pl
 
 from tests.leakage.worlds import Built, World, day_us
+from transforms.labels import SCROBBLE_MS
 from transforms.planning import day_start_us
 from transforms.timeline import DAY_US
 
@@ -54,7 +56,7 @@ def facts_of(built: Built, world: World) -> list[Facts]:
     """All facts of a build."""
     kind = built.plan.spec.kind
     if kind == "sequences":
-        return [*_sequences(built), *shared(built)]
+        return [*_sequences(built, world), *shared(built)]
     if kind == "sessions":
         return [*_sessions(built, world), *shared(built)]
     return [*_event_rows(built, world), *shared(built)]
@@ -74,14 +76,19 @@ def _event_rows(built: Built, world: World) -> list[Facts]:
     rows = built.rows.join(world.happened, on=key, how="left", maintain_order="left")
     # The row's event had happened by the time the server got it, whatever the row's clock says.
     rows = rows.with_columns(t=pl.min_horizontal(_us("event_time"), "happened_us").fill_null(0))
+    # Whether a play is a stream, a scrobble or a skip is known so long after its start.
+    judged_us = max(SCROBBLE_MS, spec.labels.skip_2_below_ms) * 1000
     # A row of train must not be near a held-out arm, also not within its horizon.
     is_known_at_once = spec.kind == "ranking" and not spec.splits.experiment_holdouts
     # Of two reports of a play at one instant, one stands, so a row exists from just after t.
-    exists_us = 1 if is_known_at_once else spec.label_reach_us
+    exists_us = 1 if is_known_at_once else spec.label_reach_us + judged_us
+    # What was played is known when it is over, and that may be after the horizon.
+    played_us = (pl.col("label_play_delay_ms").fill_null(0) + pl.col("label_played_ms")) * 1000
+    after_us = pl.max_horizontal(played_us.fill_null(0) + 1000, spec.labels.horizon_us)
 
-    def part(name: str, columns: list[str], after_us: int, exists: bool = False) -> Facts:
+    def part(name: str, columns: list[str], after: int | pl.Expr, exists: bool = False) -> Facts:
         values = [name for name in columns if name not in key]
-        known = (pl.col("t") + after_us).alias("known_us")
+        known = (pl.col("t") + after).alias("known_us")
         return Facts(name, key, rows.select(*key, known, *values), exists)
 
     inputs = [name for name in _by_family(built, *INPUTS) if name != "session_id"]
@@ -90,8 +97,8 @@ def _event_rows(built: Built, world: World) -> list[Facts]:
         part("input", inputs, 0),
         # Of events at one instant the smallest id starts the session, and names it.
         part("session", ["session_id"], 1),
-        part("label", _by_family(built, "label"), spec.labels.horizon_us),
-        part("negative", _by_family(built, "negative"), spec.label_reach_us),
+        part("label", _by_family(built, "label"), after_us),
+        part("negative", _by_family(built, "negative"), spec.label_reach_us + judged_us),
     ]
 
 
@@ -120,7 +127,7 @@ def _sessions(built: Built, world: World) -> list[Facts]:
     ]
 
 
-def _sequences(built: Built) -> list[Facts]:
+def _sequences(built: Built, world: World) -> list[Facts]:
     plan, horizon_us = built.plan, built.plan.spec.labels.horizon_us
     lists = [name for name, dtype in built.rows.schema.items() if isinstance(dtype, pl.List)]
     held = horizon_us if plan.spec.splits.experiment_holdouts else 0
@@ -142,6 +149,9 @@ def _sequences(built: Built) -> list[Facts]:
         return Facts(name, key, rows.select(*key, known.alias("known_us"), *columns), exists=False)
 
     t, closed = pl.col("t"), pl.col("t") + horizon_us
+    length = world.events.group_by("user_id", event_id="event_id").agg(pl.col("played_ms").max())
+    targets = plays.filter("is_target").join(length, on=("user_id", "event_id"), how="left")
+    over = t + (pl.col("played_ms").fill_null(0) + 1) * 1000
     said = ["played_ratios", "action_masks"]
     labels = _by_family(built, "label")
     others = [n for n in lists if n not in (*said, *labels, "event_ids", "is_target", "item_index")]
@@ -150,7 +160,7 @@ def _sequences(built: Built) -> list[Facts]:
         part("play", others, t),
         part("index", ["item_index"], pl.max_horizontal(t, pl.lit(train_end_us))),
         part("so far", said, pl.min_horizontal(pl.col("next_us").fill_null(1 << 62), closed)),
-        part("label", labels, closed, plays.filter("is_target")),
+        part("label", labels, pl.max_horizontal(closed, over), targets),
     ]
 
 

@@ -199,7 +199,8 @@ def perturbed(world: World, cut_us: int, rng: np.random.Generator) -> pl.DataFra
     # How plays that are running will end is not known, unless somebody said so; that they are not
     # over is.
     so_far_ms = (cut_us - event_us) // 1000 + 1
-    longer = so_far_ms + pl.Series("more", rng.integers(0, 90_000, past.height))
+    more = pl.Series("more", rng.integers(0, 90_000, past.height))
+    longer = pl.min_horizontal(so_far_ms + more, ValidityRules.max_played_ms)
     flags = ["future", "row", "running"]
     past = past.with_columns(
         played_ms=pl.when("running").then(longer).otherwise("played_ms"),
