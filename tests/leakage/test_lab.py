@@ -261,6 +261,27 @@ def test_a_feature_is_covered_the_moment_it_is_registered(
         assert {each.dataset for each in found} == set(seen.base)
 
 
+# --- which sources have rows ----------------------------------------------------------------------
+
+
+def test_a_sources_first_impression_does_not_reach_a_build_as_of_an_instant_before_it() -> None:
+    """`rows: auto` makes rows of the plays of a source that has no impression: as known then."""
+    made = worlds.crafted(1)
+    shared = made.specs["plays"].model_dump(exclude_unset=True)
+    auto = type(made.specs["plays"]).model_validate({**shared, "examples": {"rows": "auto"}})
+    as_of_us = instant_us(6, 9)
+    plays = made.events.filter(pl.col("event_type") == "play")
+    before = dataclasses.replace(
+        made.of(plays), specs={"auto": auto}, days=(D[2], D[4]), as_of_us=as_of_us
+    )
+    shown_first = worlds.event("first", "u1", "impression", 1, as_of_us + 1)
+    after = before.of(pl.concat([plays, worlds.table_of([shown_first])]))
+    one, two = Lab(before), Lab(after)
+    assert one.base["auto"].rows.height > 20
+    found = lab.compare("M1 received time", one.base_facts, two.base_facts, None)
+    assert not found, shown(found[:5])
+
+
 # --- what is granted ------------------------------------------------------------------------------
 
 
