@@ -13,6 +13,9 @@ import pytest
 
 from tests import jobs
 
+# Here, for the process that prints the summary collects no tests where others run them.
+from tests.leakage.summary import pytest_terminal_summary  # noqa: F401
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -76,7 +76,7 @@ def parse_yaml(text: str, model: type[ModelT], name: str) -> ModelT:
       UsageError: with one line for each problem.
     """
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             # A few of them, one inside the other, stand for more values than there is memory.
             raise UsageError(f"{name}: has an alias (*name); write the value out")
         loader = yaml.SafeLoader(text)

@@ -336,8 +336,8 @@ def _sources_that_tell(event_type: str, partitions: list[Partition]) -> set[str]
 def _play_sources(spec: DatasetSpec, partitions: list[Partition]) -> set[str]:
     """Sources whose plays are examples: unless the spec says, those without any impression.
 
-    Asked of the whole store, not of the days that are built, so that the builds of single days add
-    up to the build of their range.
+    Asked of the whole store as it was known, not of the days that are built, so that the builds of
+    single days add up to the build of their range.
     """
     if not isinstance(spec, RankingSpec) or spec.examples.rows == "impression":
         return set()

@@ -487,7 +487,9 @@ def json_lines() -> Iterator[Case]:
     for name, (data, reason) in BAD_LINES.items():
         ends = Rows({reason: 1}) if reason else Rows(kept=1)
         around = [line(event_id="before"), data, line(event_id="after")]
-        yield Case(f"line_{name}.jsonl", "jsonl", b"\n".join(around), Rows(ends.rejects, ends.kept + 2))
+        yield Case(
+            f"line_{name}.jsonl", "jsonl", b"\n".join(around), Rows(ends.rejects, ends.kept + 2)
+        )
     for name, (value, reason) in TIMES.items():
         rows = [line(event_id="before"), line(event_id="odd", event_time=value)]
         ends = Rows({reason: 1}, 1) if reason else Rows(kept=2)
@@ -537,17 +539,25 @@ def json_arrays() -> Iterator[Case]:
     yield spotify("bom", Rows(kept=1), data=b"\xef\xbb\xbf" + json.dumps([SPOTIFY]).encode())
     yield spotify("utf16", Refused(end), data=json.dumps([SPOTIFY]).encode("utf-16"))
     yield spotify("scalars", Rows({"bad_json": 4}, 1), 1, None, "x", [], SPOTIFY)
-    yield spotify("played_huge", Rows({"event_time_out_of_range": 1}), SPOTIFY | {"ms_played": 1 << 62})
+    yield spotify(
+        "played_huge", Rows({"event_time_out_of_range": 1}), SPOTIFY | {"ms_played": 1 << 62}
+    )
     yield spotify("played_negative", Rows({"negative_played_ms": 1}),
                   SPOTIFY | {"ms_played": -(1 << 63)})  # fmt: skip
     yield spotify("played_null", Rows({"missing_played_ms": 1}), SPOTIFY | {"ms_played": None})
     yield spotify("stamp_bad", Rows({"bad_event_time": 1}), SPOTIFY | {"ts": "2026-01-05"})
     yield spotify("stamp_year_9999", Rows({"event_time_out_of_range": 1}),
                   SPOTIFY | {"ts": "9999-12-31T23:59:59Z"})  # fmt: skip
-    for name, stamp in {"max": (1 << 63) - 1, "min": -(1 << 63), "ns": 1_767_614_400 * 10**9}.items():
+    for name, stamp in {
+        "max": (1 << 63) - 1,
+        "min": -(1 << 63),
+        "ns": 1_767_614_400 * 10**9,
+    }.items():
         odd = SPOTIFY | {"offline": True, "offline_timestamp": stamp}
         yield spotify(f"offline_{name}", Rows(kept=1), odd)
-    yield spotify("sync_burst", Rows(kept=2000), *[SPOTIFY | {"ms_played": 60_000 + at} for at in range(2000)])
+    yield spotify(
+        "sync_burst", Rows(kept=2000), *[SPOTIFY | {"ms_played": 60_000 + at} for at in range(2000)]
+    )
     for cut, data in cuts(GOOD["spotify"][1]):
         yield spotify(f"cut_{cut}", Refused(end), data=data)
     small = SPOTIFY_SMALL
@@ -615,7 +625,9 @@ def delimited() -> Iterator[Case]:
         "flags": ("skip_1", "true", "inconsistent_skip_flags"),
         "premium": ("premium", "2", "bad_premium"),
     }.items():
-        cells = [value if each == column else cell for each, cell in zip(names, MSSD_ROW, strict=True)]
+        cells = [
+            value if each == column else cell for each, cell in zip(names, MSSD_ROW, strict=True)
+        ]
         yield mssd(name, Rows({reason: 1}), MSSD + ",".join(cells))
     yield mssd("no_header", Refused("the header has no column"), ",".join(MSSD_ROW))
     yield mssd("header_twice", Refused("more than once"), MSSD.strip() + ",date\n")
@@ -745,7 +757,9 @@ def parquet_files() -> Iterator[Case]:
         elif name != "decimal256":
             ends = Refused("column 'user_id' is")
         yield case(f"user_is_{name}", parquet(columns(1, user_id=column)), ends)
-    yield case("user_is_null", parquet(columns(1, user_id=pa.nulls(1))), Rows({"missing_user_id": 1}))
+    yield case(
+        "user_is_null", parquet(columns(1, user_id=pa.nulls(1))), Rows({"missing_user_id": 1})
+    )
     for name, (unit, value, reason) in {
         "s_max": ("s", (1 << 63) - 1, "bad_event_time"),
         "ms_max": ("ms", (1 << 63) - 1, "bad_event_time"),
@@ -963,5 +977,7 @@ def cases() -> list[Case]:
     ]  # fmt: skip
     counted = collections.Counter(each.name for each in found)
     assert not [name for name, n in counted.items() if n > 1]
-    assert all(len(each.data) <= MIB for each in found), [e.name for e in found if len(e.data) > MIB]
+    assert all(len(each.data) <= MIB for each in found), [
+        e.name for e in found if len(e.data) > MIB
+    ]
     return found

@@ -35,7 +35,9 @@ NAMED_IN_A_MESSAGE = 10  # files
 Run = list[Case]
 
 
-def run_limited(folder: pathlib.Path, commands: dict[str, list[str]]) -> dict[str, jobs.Ended | str]:
+def run_limited(
+    folder: pathlib.Path, commands: dict[str, list[str]]
+) -> dict[str, jobs.Ended | str]:
     """Name -> how the command ended; or why the process that ran it ended before it."""
     left = dict(commands)
     ended: dict[str, jobs.Ended | str] = {}

@@ -53,8 +53,9 @@ def built(
         spec = root / f"{kind}.yaml"
         spec.write_text(f"kind: {kind}\n{MORE.get(kind, '')}" + SHARED.replace("GZIP", gzip))
         output = root / kind
-        found[kind] = str(output), jobs.build(
-            simulated_store, spec, "2026-01-05", "2026-01-07", output
+        found[kind] = (
+            str(output),
+            jobs.build(simulated_store, spec, "2026-01-05", "2026-01-07", output),
         )
     return found
 

@@ -110,9 +110,7 @@ def raw_log(folder: pathlib.Path) -> pathlib.Path:
         {"event_time": OTHERS[0]}, {"event_time": USERS[1]}, {"time_quality": OTHERS[2]},
         {"event_type": OTHERS[3]}, {"played_ms": -5}, {"user_id": OTHERS[0] * 90},
     ]  # fmt: skip
-    lines += [
-        json.dumps(jobs.event(user_id=USERS[2]) | each, default=str) for each in broken
-    ]
+    lines += [json.dumps(jobs.event(user_id=USERS[2]) | each, default=str) for each in broken]
     lines += [f'{{"user_id": "{USERS[0]}", cut', f"{OTHERS[0]},{OTHERS[1]},{KEY[:0]}"]
     folder.mkdir()
     (folder / "log.jsonl").write_text("\n".join(lines))
@@ -164,7 +162,9 @@ def test_no_canary_is_written_logged_or_sent(
     assert not any("Traceback" in each.err for each in ended)
     said = "".join(each.out + each.err for each in ended) + caplog.text
     assert found_in(said.encode()) == set()
-    wrote = [path for path in (store, output, tmp_path / "again", refused, scratch) if path.exists()]
+    wrote = [
+        path for path in (store, output, tmp_path / "again", refused, scratch) if path.exists()
+    ]
     assert leaks(*wrote, tmp_path / "s.pbtxt") == {}
     users = set(jobs.stored(store)["user_id"])
     assert users == {pseudonyms.pseudonym(KEY.encode(), user) for user in USERS}
