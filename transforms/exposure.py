@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import polars as pl
 import pydantic
 
@@ -45,6 +46,7 @@ SUM_TOLERANCE = 1e-6
 MIN_EXPLORED = 100  # rows of a policy; fewer have no standard error to speak of
 MIN_EXPECTED_USERS = 5  # in an arm; below, a chi-square test does not hold (Cochran 1954)
 
+_CELL_BITS = 18  # of a slot's hash
 _MICRO = 1_000_000
 _MAX_INVERSE = 1e9  # 1 / p is taken as this at most, which keeps its square finite
 
@@ -122,11 +124,19 @@ def _propensities(rows: pl.LazyFrame) -> Counts:
 
 def _slots(rows: pl.LazyFrame) -> Counts:
     """A slot is whole if it has as many rows as candidates, each of another track."""
+    key = ("user_id", "request_id", "shelf", "position")
+    chosen = rows.filter(_K > 1, _VALID, pl.col("request_id", "position").is_not_null())
+    # Most logs hold the winner of a slot alone, and grouping those by four texts took most of the
+    # time of all checks. Rows of a whole slot share a cell of its hash, so it has as many or more.
+    keyed = chosen.with_columns(hash=pl.struct(key).hash()).collect()
+    cells = (keyed["hash"].to_numpy() >> np.uint64(64 - _CELL_BITS)).view(np.int64)
+    enough = np.bincount(cells)[cells] >= keyed["candidate_set_size"].to_numpy()
     # Summed as integers: the order of the rows decides nothing.
     share = (_P * 1e12).round().cast(pl.Int64)
     slots = (
-        rows.filter(_K > 1, _VALID, pl.col("request_id", "position").is_not_null())
-        .group_by("user_id", "request_id", "shelf", "position")
+        keyed.lazy()
+        .filter(pl.Series(enough))
+        .group_by(key)
         .agg(
             size=pl.len(),
             smallest=_K.min(),
@@ -164,20 +174,18 @@ def _micro(value: pl.Expr) -> pl.Expr:
 
 def _experiments(rows: pl.LazyFrame) -> Counts:
     inside = rows.filter(pl.col("experiment_id").is_not_null())
-    arms = inside.group_by("experiment_id", "user_id").agg(
-        variants=pl.col("variant").drop_nulls().unique(),
-        without_variant=pl.col("variant").null_count(),
+    # A row an arm that a user was in, which all that follows is counted from; null is none.
+    arms = inside.group_by("experiment_id", "user_id", "variant").agg(rows=pl.len()).collect().lazy()
+    no_variant = pl.col("variant").is_null()
+    users = arms.group_by("experiment_id", "user_id").agg(
+        arms=pl.col("variant").count(), without_variant=pl.col("rows").filter(no_variant).sum()
     )
-    totals = arms.group_by("experiment_id").agg(
+    totals = users.group_by("experiment_id").agg(
         users=pl.len(),
-        two_variants=(pl.col("variants").list.len() > 1).sum(),
+        two_variants=(pl.col("arms") > 1).sum(),
         without_variant=pl.col("without_variant").sum(),
     )
-    sizes = (
-        arms.explode("variants", empty_as_null=False)
-        .group_by("experiment_id", variant="variants")
-        .agg(users=pl.len())
-    )
+    sizes = arms.filter(~no_variant).group_by("experiment_id", "variant").agg(users=pl.len())
     found, counted = pl.collect_all([totals, sizes])
     result = _by(found, "experiment_id")
     for experiment in result.values():

@@ -75,6 +75,7 @@ _DENSE_SPAN = 1 << 20  # widest range of cells that is counted in an array of th
 _HASH: pl.Expr = (
     pl.col("text").nchash.xxh3_64(seed=hashing.key_of("statistics")).alias("hash")  # type: ignore[attr-defined]
 )
+_HASH_CELL_BITS = 16  # upper bits of a hash that are its cell
 _BYTES = pl.col("text").str.len_bytes().cast(pl.Int64).alias("bytes")
 
 _Type = statistics_pb2.FeatureNameStatistics
@@ -496,6 +497,37 @@ class _Cells:
         return self.left[at] + inside * width[at]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Hashes:
+    """Distinct hashes, in no order: a place where each stands, and how often it does."""
+
+    hashes: _HashArray
+    at: IntArray
+    counts: IntArray
+
+    @classmethod
+    def of(cls, hashes: _HashArray, cells: IntArray) -> _Hashes:
+        """Of hashes and the cell of each.
+
+        One hash of every cell is counted without sorting, by its cell. Only what shares a cell with
+        it is sorted: little, for what is frequent has mostly a cell of its own.
+        """
+        at = np.zeros(1 << _HASH_CELL_BITS, np.int64)
+        at[cells] = np.arange(len(cells))
+        is_first = hashes.take(at.take(cells)) == hashes
+        counts = np.bincount(cells[is_first], minlength=len(at))
+        filled = np.flatnonzero(counts)
+        others = np.flatnonzero(~is_first)
+        rest, rest_at, rest_counts = np.unique(
+            hashes[others], return_index=True, return_counts=True
+        )
+        return cls(
+            np.append(hashes[at[filled]], rest),
+            np.append(at[filled], others[rest_at]),
+            np.append(counts[filled], rest_counts),
+        )
+
+
 @dataclasses.dataclass
 class _Texts(_Stored):
     """Texts of a column.
@@ -518,30 +550,39 @@ class _Texts(_Stored):
     def of(cls, texts: pl.Series, identifier: bool, kept: int) -> _Texts:
         texts, count = texts.alias("text"), len(texts)
         if identifier:
-            measured = texts.to_frame().with_columns(_HASH, _BYTES)
-            total_bytes = int(measured["bytes"].sum())
-            cells = (measured["hash"].to_numpy() >> np.uint64(48)).astype(np.int64)
-            in_cell = np.bincount(cells, minlength=1 << 16)
-            # Few need counting: a text that is frequent is in a cell that is full, and the smallest
-            # hashes that are asked for lie in the first as many cells that are not empty.
-            least = -(-count // kept)
-            chosen = in_cell >= max(least, 1)
-            filled = np.flatnonzero(in_cell)[:SMALLEST_HASHES]
-            chosen[: filled[-1] + 1 if len(filled) == SMALLEST_HASHES else None] = True
-            counted = (
-                measured.lazy()
-                .filter(pl.Series(chosen[cells]))
-                .group_by("hash")
-                .agg(pl.col("text").first(), pl.len().alias("n"))
-                .collect()
-            )
-        else:
-            least = 0
-            counted = texts.value_counts(name="n").with_columns(_HASH, _BYTES)
-            total_bytes = int((counted["bytes"] * counted["n"].cast(pl.Int64)).sum())
+            return cls._of_identifiers(texts, kept)
+        counted = texts.value_counts(name="n").with_columns(_HASH, _BYTES)
+        total_bytes = int((counted["bytes"] * counted["n"].cast(pl.Int64)).sum())
         hashes = np.unique(counted["hash"].to_numpy())[:SMALLEST_HASHES]
-        frequent = counted.filter(pl.col("n") >= least).select("text", "n").iter_rows()
-        result = cls(kept, count, total_bytes, Counter(dict(frequent)), hashes)
+        counts = Counter(dict(counted.select("text", "n").iter_rows()))
+        result = cls(kept, count, total_bytes, counts, hashes)
+        result._shorten()
+        return result
+
+    @classmethod
+    def _of_identifiers(cls, texts: pl.Series, kept: int) -> _Texts:
+        """The same without counting each text, by the cells of their hashes."""
+        measured = texts.to_frame().select(_HASH, _BYTES)
+        hashes = measured["hash"].to_numpy()
+        cells = (hashes >> np.uint64(64 - _HASH_CELL_BITS)).view(np.int64)
+        in_cell = np.bincount(cells, minlength=1 << _HASH_CELL_BITS)
+        # Few need counting: a text that is frequent is in a cell that is full, and the smallest
+        # hashes that are asked for lie in the first as many cells that are not empty.
+        least = max(-(-len(texts) // kept), 1)
+        chosen = in_cell >= least
+        filled = np.flatnonzero(in_cell)[:SMALLEST_HASHES]
+        chosen[: filled[-1] + 1 if len(filled) == SMALLEST_HASHES else None] = True
+        rows = np.flatnonzero(chosen.take(cells))
+        found = _Hashes.of(hashes.take(rows), cells.take(rows))
+        frequent = np.flatnonzero(found.counts >= least)
+        names = texts.gather(rows[found.at[frequent]]).to_list()
+        result = cls(
+            kept,
+            len(texts),
+            int(measured["bytes"].sum()),
+            Counter(dict(zip(names, found.counts[frequent].tolist(), strict=True))),
+            np.sort(found.hashes)[:SMALLEST_HASHES],
+        )
         result._shorten()
         return result
 

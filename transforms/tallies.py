@@ -42,6 +42,7 @@ import polars as pl
 from transforms.counts import Counts
 from transforms.datasets.sequences import BITS
 from transforms.manifest import ColumnEntry
+from transforms.timeline import IntArray
 
 MICRO = 1_000_000
 
@@ -117,17 +118,19 @@ def _by_day_and_surface(
         ("features", covered, _nonzero),
     ):
         for name in names:
-            sums.append((section, name, "known", pl.col(name).is_not_null()))
+            if rows[name].null_count():  # else it is known in all rows, which are counted anyway
+                sums.append((section, name, "known", pl.col(name).is_not_null()))
             sums.append((section, name, *value(name, rows[name].dtype)))
     cells = (
         rows.select(
-            time.dt.date().cast(pl.String).alias(_DAY),
+            time.dt.date().alias(_DAY),
             surface.fill_null("unknown").alias(_SURFACE),
             pl.lit(1, pl.Int64).alias(_ROWS),
             *(value.alias(str(index)) for index, (*_, value) in enumerate(sums)),
         )
         .group_by(_DAY, _SURFACE)
         .agg(pl.all().sum().cast(pl.Int64))
+        .with_columns(pl.col(_DAY).cast(pl.String))
     )
     result: Counts = {"labels": {}, "features": {}}
     for axis, key in (("days", _DAY), ("surfaces", _SURFACE)):
@@ -136,9 +139,11 @@ def _by_day_and_surface(
         result[axis] = _paired(keys, by_key[_ROWS])
         for index, (section, name, what, _) in enumerate(sums):
             if axis == "days" or section == "labels":
-                into = result[section].setdefault(name, {}).setdefault(axis, {})
+                columns = result[section].setdefault(name, {})
+                if axis not in columns:
+                    columns[axis] = {text: {"known": n} for text, n in result[axis].items()}
                 for text, number in _paired(keys, by_key[str(index)]).items():
-                    into.setdefault(text, {})[what] = number
+                    columns[axis][text][what] = number
     return result
 
 
@@ -193,9 +198,17 @@ def _values(column: pl.Series) -> Counts:
 
 def _doubling(values: Any) -> Counts:
     """Counts of whole numbers >= 0 in bins that double: 0, 1, 2 to 3, 4 to 7, ..."""
+    return _doubled(_doubling_bins(values))
+
+
+def _doubling_bins(values: Any) -> IntArray:
+    """The bin of each whole number >= 0: that of 0, and one for each number of bits."""
     # frexp is exact where a logarithm is not: v = m 2^e with 0.5 <= m < 1.
-    exponents = np.frexp(np.asarray(values, dtype=np.float64))[1]
-    return {str((1 << bit) >> 1): n for bit, n in enumerate(np.bincount(exponents).tolist()) if n}
+    return np.frexp(np.asarray(values, dtype=np.float64))[1]
+
+
+def _doubled(bins: IntArray) -> Counts:
+    return {str((1 << bit) >> 1): n for bit, n in enumerate(np.bincount(bins).tolist()) if n}
 
 
 def _percent(shares: pl.Series) -> Counts:
@@ -238,15 +251,19 @@ def _popularity(rows: pl.DataFrame, popularity: pl.DataFrame | None) -> Counts:
         if "neg_track_ids" in rows.columns:
             negatives = rows.select(track_id="neg_track_ids", group="neg_types")
             groups.append(negatives.explode("track_id", "group", empty_as_null=False))
-        counted = pl.concat(groups).join(popularity, on="track_id", how="left")
+        counted = pl.concat(groups)
+        # As an Enum a track is its row in `popularity`: half of the time of a join.
+        track = counted["track_id"].cast(pl.Enum(popularity["track_id"]), strict=False)
+        plays = popularity["plays"].gather(track.to_physical())
+        counted = counted.select("group").with_columns(plays=plays)
     elif "item_plays_7d" in rows.columns:
         counted = rows.select(plays="item_plays_7d", group=group)
     else:
         return {}
-    by_group = counted.drop_nulls("group").partition_by("group", as_dict=True)
-    return {
-        str(name): _doubling(table["plays"].fill_null(0)) for (name,), table in by_group.items()
-    }
+    bins = _doubling_bins(counted["plays"].fill_null(0))
+    names = counted["group"].unique().drop_nulls()
+    in_group = {name: (counted["group"] == name).fill_null(value=False) for name in names}
+    return {name: _doubled(bins[mask.to_numpy()]) for name, mask in in_group.items()}
 
 
 def _listeners(rows: pl.DataFrame) -> Counts:

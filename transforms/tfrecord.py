@@ -31,15 +31,17 @@ columns, where `binary_join_element_wise` of headers and values took 1.5 us.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import functools
+import hashlib
 import io
 import itertools
 import math
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -54,6 +56,7 @@ from transforms.manifest import FileEntry
 from transforms.timeline import BoolArray, IntArray
 
 Layout = Literal["example", "sequence_example"]
+_Item = TypeVar("_Item")
 
 _GZIP_LEVEL = 1
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS  # 16: gzip framing, with neither time nor name
@@ -145,10 +148,10 @@ def _write(
     with storage.create_writer(full_path) as stream:
         for block in blocks:
             stream.write(block)
-    digest, size = storage.sha256(full_path)
     with storage.open_read(full_path) as stream:
+        whole = _Hashing(stream)
         try:
-            rows = sum(1 for _ in _walk(stream, gzip))
+            rows = sum(1 for _ in _walk(whole, gzip))
         except DataRefusedError as error:
             raise DataRefusedError(f"{full_path}: {error}") from None
     if rows != height:
@@ -159,16 +162,19 @@ def _write(
         role=role,
         format="tfrecord",
         rows=rows,
-        bytes=size,
-        sha256=digest,
+        bytes=whole.size,
+        sha256=whole.digest.hexdigest(),
         first_bucket=first,
         last_bucket=last,
     )
 
 
 def file_blocks(table: pl.DataFrame, layout: Layout, gzip: bool) -> Iterator[memoryview | bytes]:
-    """The bytes of a table's file, in blocks of some megabytes."""
-    blocks = (memoryview(_framed(records)) for records in encode_records(table, layout))
+    """The bytes of a table's file, in blocks of some megabytes.
+
+    The next block is encoded while the caller writes this one.
+    """
+    blocks = (memoryview(_framed(records)) for records in _ahead(encode_records(table, layout)))
     return _compressed(blocks, gzip)
 
 
@@ -180,6 +186,15 @@ def _compressed(blocks: Iterator[memoryview], gzip: bool) -> Iterator[memoryview
     for block in blocks:
         yield compressor.compress(block)
     yield compressor.flush()
+
+
+def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """The same items, none of them None; another thread makes the next one while one is used."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 def encode_records(table: pl.DataFrame, layout: Layout) -> Iterator[pa.LargeBinaryArray]:
@@ -268,7 +283,21 @@ def plain_bytes(data: bytes, gzip: bool) -> bytes:
     return b"".join(_inflated(iter([data]))) if gzip else data
 
 
-def _walk(stream: BinaryIO, gzip: bool) -> Iterator[tuple[bytes, int, int]]:
+class _Hashing:
+    """A stream whose bytes are hashed as they are read."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.digest, self.size = hashlib.sha256(), 0
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self.digest.update(data)
+        self.size += len(data)
+        return data
+
+
+def _walk(stream: BinaryIO | _Hashing, gzip: bool) -> Iterator[tuple[bytes, int, int]]:
     """Where each record lies in what is read: (bytes, start, end); its checksum follows there.
 
     The checksums of lengths are checked, those of records are not.

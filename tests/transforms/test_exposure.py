@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms import counts, exposure
@@ -122,11 +122,13 @@ IMPRESSIONS = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(IMPRESSIONS, max_size=30))
 def test_counts_equal_those_of_plain_python(rows: list[Row]) -> None:
     assert exposure.count(table(rows)) == oracle(rows)
 
 
+@settings(deadline=None)
 @given(st.lists(IMPRESSIONS, max_size=30), st.randoms(use_true_random=False))
 def test_counts_of_disjoint_users_add_up_in_any_order(rows: list[Row], shuffler: Any) -> None:
     parts = [[row for row in rows if row["user_id"] == user] for user in ("u3", "u1", "u2")]
