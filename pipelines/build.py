@@ -126,6 +126,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, Finis
 
     path = _spec_path(args.spec)
     spec = load_spec(path)
+    started_at = publish.begin(args.output)  # before the store is looked at
     planned = plan_build(
         Request(
             store=args.store,
@@ -162,7 +163,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, Finis
         key=planned.plan.key,
         inputs=planned.inputs,
         attempt=f"attempt-{secrets.token_hex(6)}",
-        started_at=publish.utc_now(),
+        started_at=started_at,
         runner=runner,
     )
     # Workers elsewhere run several shards at a time by themselves.

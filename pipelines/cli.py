@@ -232,15 +232,18 @@ def attempt(draft: Draft, keep: tuple[str, ...] = ()) -> Iterator[None]:
     """Cleans up after an attempt that fails: what it wrote, except the folders in `keep`.
 
     What a gate refused stays readable there for whoever has to find out why, and stays whole if the
-    attempt left an audit manifest.
+    attempt left an audit manifest. What is published, or may be, is not touched.
     """
-    from transforms import manifest, storage
-    from transforms.errors import DataRefusedError
+    from transforms import manifest, publish, storage
+    from transforms.errors import DataRefusedError, UnsettledError
 
     try:
         yield
     except BaseException as error:
-        refused = isinstance(user_error(error), DataRefusedError)
+        known = user_error(error)
+        if isinstance(known, UnsettledError) or not publish.abandon(draft):
+            raise
+        refused = isinstance(known, DataRefusedError)
         if storage.exists(storage.join(draft.attempt_root, manifest.AUDIT_NAME)):
             raise
         if not refused or not storage.list_folder(draft.attempt_root):
@@ -276,18 +279,17 @@ def run_and_publish(
       standard output says which).
     """
     from pipelines import console
-    from transforms import manifest
+    from transforms import manifest, storage
 
     where = manifest.version_root(draft.root, draft.version)
+    storage.check_can_publish(draft.root)
     done = manifest.load(draft.root, draft.version)
     if done is not None:
-        current = manifest.load_current(draft.root)
-        if current is None or current.run.finished_at < done.run.finished_at:
-            current = done  # its run died between the commit and the pointer
-            manifest.set_current(draft.root, done)
+        # Its run may have died before it made it current.
+        current = manifest.set_current(draft.root, done, draft.keep_inputs)
         print(f"{where} is already published from this input; nothing to do")
         if current.version != done.version:
-            print(f"note: the current version is a later one, {current.version}")
+            print(f"note: the current version is another one, {current.version}")
         return None
     with attempt(draft, keep), console.show_progress(stages, is_local(options)):
         pipeline = make_pipeline(options)
@@ -297,7 +299,17 @@ def run_and_publish(
             print(f"submitted to {draft.runner}; the job publishes {where}")
             return None
         result.wait_until_finish()
-    return manifest.load(draft.root, draft.version)
+    published = manifest.load(draft.root, draft.version)
+    if published is not None and published.run.attempt != draft.attempt:
+        print(f"{where} was published by another run meanwhile, from the same input")
+        return None
+    latest = manifest.load_current(draft.root)
+    if latest is not None and latest.run.started_at > draft.started_at:
+        print(
+            f"note: {latest.version} stays the current version; its run began later",
+            file=sys.stderr,
+        )
+    return published
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -320,14 +332,25 @@ def user_error(error: BaseException) -> PlayheadError | None:
         kind: Any = getattr(errors, found.group(1), None)
         if isinstance(kind, type) and issubclass(kind, PlayheadError):
             message = found.group(2).split("\n\n", 1)[0]
-            result = PlayheadError(message)
-            result.exit_code = kind.exit_code
+            if kind is errors.InputFileError:  # its message is made of two parts
+                kind = errors.UnreadableInputError
+            result: PlayheadError = kind(message)
             return result
     return None
 
 
 def _file_trouble(prog: str, error: OSError) -> int:
-    """One line about a path that cannot be used (2), or a disk that is full or broken (1)."""
+    """One line about a path that cannot be used (2), or a disk or object store that is full or
+    broken (1)."""
+    # Beam's error names each path with what happened to it.
+    details: dict[Any, Any] = getattr(error, "exception_details", None) or {}
+    if details:
+        path, inner = next(iter(details.items()))
+        if isinstance(inner, OSError) and inner.errno:
+            error = inner
+        else:
+            error = OSError(errno.EIO, str(inner), str(path))
+        error.filename = error.filename or path
     where = f"{error.filename}: " if error.filename else ""
     print(f"{prog}: {where}{error.strerror}; nothing was published", file=sys.stderr)
     return 1 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else 2
@@ -357,7 +380,7 @@ def main(prog: str, run: Callable[[list[str] | None], int], argv: list[str] | No
         if known is None and "KeyboardInterrupt" in str(error):  # as the local runner wraps it
             return _interrupted(prog)
         for seen in _chain(error) if known is None else ():
-            if isinstance(seen, OSError) and seen.errno:
+            if isinstance(seen, OSError) and (seen.errno or hasattr(seen, "exception_details")):
                 return _file_trouble(prog, seen)
         if known is None:
             traceback.print_exc()

@@ -138,6 +138,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, Embeddings, Sema
 
     if importlib.util.find_spec("sklearn") is None:
         raise UsageError(f"{_LIBRARY} is not installed; pip install 'playhead[semantic-ids]'")
+    started_at = publish.begin(args.output)  # before the files are listed
     inputs = _list_inputs(args.embeddings)
     source = embeddings.describe(
         tuple(entry.path for entry in inputs), args.id_column, args.vector_column
@@ -180,7 +181,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, Embeddings, Sema
         key=(semantic_ids.ITEM,),
         inputs=inputs,
         attempt=f"attempt-{secrets.token_hex(6)}",
-        started_at=publish.utc_now(),
+        started_at=started_at,
         runner=runner,
     )
     return draft, source, config

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -35,7 +36,8 @@ class Draft:
     """What is known of a version before its data are made. Field by field as in `Manifest`.
 
     `companion` is a (path, text) that has to exist beside the version with just this text: it is
-    created before the first commit, and never changed.
+    created before the first commit, and never changed. `keep_inputs` refuses to put the version in
+    place of one that was made of files which are not among `inputs`.
     """
 
     root: str
@@ -52,6 +54,7 @@ class Draft:
     runner: str
     key: tuple[str, ...] = ("user_id", "event_id")
     companion: tuple[str, str] | None = None
+    keep_inputs: bool = False
 
     @property
     def attempt_root(self) -> str:
@@ -110,6 +113,47 @@ def utc_now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
 
 
+def begin(root: str) -> str:
+    """`started_at` of a run: now, or just after that of the current version where the clock of its
+    host was ahead. Runs one after the other are in this order whatever clocks say, and it decides
+    which version stays current."""
+    now = utc_now()
+    current = manifest.load_current(root)
+    if current is None or current.run.started_at < now:
+        return now
+    started = datetime.datetime.fromisoformat(current.run.started_at)
+    return (started + datetime.timedelta(microseconds=1)).isoformat(timespec="microseconds")
+
+
+def check_inputs_kept(draft: Draft) -> None:
+    """Refuses a version that would take the place of one made of other files, if it must not.
+
+    Raises:
+      DataRefusedError: naming a file that is not among the draft's.
+    """
+    current = manifest.load_current(draft.root) if draft.keep_inputs else None
+    lacking = [] if current is None else manifest.lacking_inputs(current, draft.inputs)
+    if current is not None and lacking:
+        raise DataRefusedError(
+            f"{draft.root} was made of {len(current.inputs)} files, and {len(lacking)} of them are "
+            f"not among the input ({lacking[0]}); a day is one complete set of files: give all of "
+            "them, another --date, or --replace"
+        )
+
+
+_committing = threading.Lock()
+_abandoned: set[str] = set()
+
+
+def abandon(draft: Draft) -> bool:
+    """Gives an attempt of this process up: a commit that is going on is waited for, and none comes
+    later. True if it was not published, so that its files may be deleted."""
+    with _committing:
+        _abandoned.add(draft.attempt)
+    done = manifest.load(draft.root, draft.version)
+    return done is None or done.run.attempt != draft.attempt
+
+
 def check_file_errors(errors: Iterable[str], file_count: int) -> None:
     """Raises UnreadableInputError with one line a file if there are any."""
     listed = sorted(errors)
@@ -142,7 +186,7 @@ class _CommitFn(beam.DoFn):
         done = manifest.load(draft.root, draft.version)
         if done is not None and done.run.attempt == draft.attempt:
             # This step committed and was then run again: its files are not to be touched.
-            manifest.set_current(draft.root, done)
+            manifest.set_current(draft.root, done, draft.keep_inputs)
             return [done.version]
         check_file_errors(file_errors, len(draft.inputs))
         entries = sorted(
@@ -162,9 +206,14 @@ class _CommitFn(beam.DoFn):
             created = storage.create_if_absent(path, text.encode())
             if not created and storage.read_bytes(path).decode() != text:
                 raise DataRefusedError(f"{path}: another run made it with other settings meanwhile")
-        winner = manifest.commit(draft.root, ours)
+        check_inputs_kept(draft)
+        with _committing:
+            if draft.attempt in _abandoned:
+                raise InterruptedError("this attempt was given up")
+            winner = manifest.commit(draft.root, ours, draft.keep_inputs)
         if winner.run.attempt != draft.attempt:
             storage.delete_tree(draft.attempt_root)
+        check_inputs_kept(draft)  # another run may have become current since
         return [winner.version]
 
 
