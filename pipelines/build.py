@@ -13,7 +13,6 @@ import argparse
 import os
 import pathlib
 import re
-import secrets
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -162,7 +161,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, Finis
         columns=planned.plan.columns,
         key=planned.plan.key,
         inputs=planned.inputs,
-        attempt=f"attempt-{secrets.token_hex(6)}",
+        attempt=manifest.new_attempt(),
         started_at=started_at,
         runner=runner,
     )

@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import os
 import pathlib
-import secrets
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -206,7 +205,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, IngestPlan]:
             for name, kind in events.STORE_SCHEMA.items()
         ),
         inputs=entries,
-        attempt=f"attempt-{secrets.token_hex(6)}",
+        attempt=manifest.new_attempt(),
         started_at=started_at,
         runner=runner,
         companion=store.config_file(args.store, store_config),

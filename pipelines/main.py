@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "semantic-ids": ("pipelines.semantic_ids", "item embeddings -> a versioned table of codes"),
     "schema": ("pipelines.schema", "the schema inferred from a version, to curate"),
     "inspect": ("pipelines.inspect", "schema, counts and a few rows of a published version"),
+    "fsck": ("pipelines.fsck", "files that no version lists; whether every version is whole"),
     "formats": ("pipelines.formats", "the log formats that ingest reads"),
 }
 

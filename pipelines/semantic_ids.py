@@ -17,7 +17,6 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
-import secrets
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -180,7 +179,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, Embeddings, Sema
         columns=semantic_ids.columns(args.levels),
         key=(semantic_ids.ITEM,),
         inputs=inputs,
-        attempt=f"attempt-{secrets.token_hex(6)}",
+        attempt=manifest.new_attempt(),
         started_at=started_at,
         runner=runner,
     )

@@ -149,7 +149,7 @@ def _side_path(plan: BuildPlan, name: str) -> str:
 
 
 def _write_side(plan: BuildPlan, name: str, table: pl.DataFrame) -> None:
-    with storage.create_writer(_side_path(plan, name)) as stream:
+    with storage.writing(_side_path(plan, name)) as stream:
         table.write_ipc(stream, compression="uncompressed")
 
 

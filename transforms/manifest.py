@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -29,6 +30,10 @@ MANIFEST_NAME = "manifest.json"
 POINTER_NAME = "CURRENT.json"
 # In the folder of an attempt that a gate refused: what its manifest would have been.
 AUDIT_NAME = "audit.json"
+# Folders of attempts are told from everything else by their name.
+ATTEMPT_PREFIX = "attempt-"
+# In the folder of an attempt: tables on their way through a shuffle, gone before it commits.
+SPILL_FOLDER = "spill"
 
 # Side files that say how a version differs from the one before it.
 COMPARING_ROLES = ("anomalies", "report")
@@ -211,6 +216,11 @@ def fingerprint(parts: dict[str, Any]) -> str:
 def version_root(root: str, version: str) -> str:
     """Folder of a version."""
     return storage.join(root, version)
+
+
+def new_attempt() -> str:
+    """Name of an attempt that no other has."""
+    return f"{ATTEMPT_PREFIX}{secrets.token_hex(6)}"
 
 
 def attempt_root(root: str, version: str, attempt: str) -> str:

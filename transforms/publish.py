@@ -27,7 +27,6 @@ from transforms.manifest import (
     Manifest,
 )
 
-SPILL_FOLDER = "spill"
 _SHOWN_PROBLEMS = 10
 
 
@@ -62,7 +61,7 @@ class Draft:
 
     @property
     def spill_root(self) -> str:
-        return storage.join(self.attempt_root, SPILL_FOLDER)
+        return storage.join(self.attempt_root, manifest.SPILL_FOLDER)
 
     def manifest(self, files: Iterable[FileEntry], counts: Counts, rows: int) -> Manifest:
         """The manifest of what was made."""
@@ -207,6 +206,7 @@ class _CommitFn(beam.DoFn):
             if not created and storage.read_bytes(path).decode() != text:
                 raise DataRefusedError(f"{path}: another run made it with other settings meanwhile")
         check_inputs_kept(draft)
+        _check_whole(draft, ours)
         with _committing:
             if draft.attempt in _abandoned:
                 raise InterruptedError("this attempt was given up")
@@ -217,9 +217,21 @@ class _CommitFn(beam.DoFn):
         return [winner.version]
 
 
+def _check_whole(draft: Draft, ours: Manifest) -> None:
+    """Refuses a version whose files somebody removed or cut since they were written."""
+    there = {listed.path: listed.bytes for listed in storage.list_tree(draft.attempt_root)}
+    for entry in ours.files:
+        path = manifest.file_path(draft.root, ours, entry)
+        if path.startswith(draft.attempt_root + "/") and there.get(path) != entry.bytes:
+            raise DataRefusedError(
+                f"{path}: was removed or changed while this run was at work (expected "
+                f"{entry.bytes} bytes, got {there.get(path, 'nothing')}); nothing was published"
+            )
+
+
 def _keep_for_audit(draft: Draft, refused: Manifest, problems: list[str]) -> NoReturn:
     """Leaves what a manifest would have said beside the files, and refuses the version."""
-    with storage.create_writer(storage.join(draft.attempt_root, manifest.AUDIT_NAME)) as stream:
+    with storage.writing(storage.join(draft.attempt_root, manifest.AUDIT_NAME)) as stream:
         stream.write(refused.to_json())
     listed = "\n".join(f"  {problem}" for problem in problems)
     raise DataRefusedError(

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import os
 import posixpath
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -107,6 +109,28 @@ def create_writer(path: str) -> BinaryIO:
     return cast(BinaryIO, FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED))
 
 
+# How libraries that write through a stream repeat what the system said.
+_ERRNO = re.compile(r"(?:os error |\[Errno )(\d+)")
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[BinaryIO]:
+    """`create_writer` for one block; an error of writing names the path.
+
+    Raises:
+      OSError: with an errno and the path as its filename.
+    """
+    try:
+        with create_writer(path) as stream:
+            yield stream
+    except OSError as error:
+        if error.errno is not None and error.filename is not None:
+            raise
+        said = _ERRNO.search(str(error))
+        code = error.errno or (int(said[1]) if said else errno.EIO)
+        raise OSError(code, os.strerror(code) if said else str(error), path) from error
+
+
 def create_if_absent(path: str, data: bytes) -> bool:
     """Creates `path` with all of `data`, or leaves an existing file alone, atomically.
 
@@ -198,24 +222,26 @@ def delete_tree(path: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
         return
     with contextlib.suppress(OSError):
-        delete_files([listed.path for listed in list_tree(path)])
+        delete_files([listed.path for listed in list_tree(path)], path)
 
 
-def delete_files(paths: list[str]) -> None:
-    """Deletes files, and with them local folders that this leaves empty."""
-    local = [path for path in paths if is_local(path)]
-    for path in local:
-        if path.endswith("/"):
-            delete_if_empty(path)
-        else:
+def delete_files(paths: list[str], root: str) -> None:
+    """Deletes files below a folder, and with them local folders in it that this leaves empty."""
+    if not paths:
+        return
+    if not is_local(root):
+        from apache_beam.io.filesystems import FileSystems
+
+        FileSystems.delete(paths)
+        return
+    for path in paths:
+        if not path.endswith("/"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
-        delete_if_empty(os.path.dirname(path.rstrip("/")))
-    if len(local) == len(paths):
-        return
-    from apache_beam.io.filesystems import FileSystems
-
-    FileSystems.delete([path for path in paths if not is_local(path)])
+        folder = os.path.dirname(path)
+        while len(folder) > len(root):
+            delete_if_empty(folder)
+            folder = os.path.dirname(folder)
 
 
 def delete_if_empty(path: str) -> None:

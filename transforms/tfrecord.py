@@ -112,7 +112,7 @@ def write_tfrecord(
       DataRefusedError: if the file does not hold the records that were written.
     """
     full_path = storage.join(attempt_root, path)
-    with storage.create_writer(full_path) as stream:
+    with storage.writing(full_path) as stream:
         for block in file_blocks(table, layout, gzip):
             stream.write(block)
     digest, size = storage.sha256(full_path)

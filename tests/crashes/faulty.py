@@ -232,9 +232,7 @@ class FaultyFileSystem(FileSystem):
 
     def metadata(self, path: str) -> FileMetadata:
         stat = os.stat(_local(path))
-        return _plan.run(
-            "metadata", path, lambda: FileMetadata(path, stat.st_size, stat.st_mtime)
-        )
+        return _plan.run("metadata", path, lambda: FileMetadata(path, stat.st_size, stat.st_mtime))
 
     def delete(self, paths: list[str]) -> None:
         def remove(chosen: list[str]) -> None:

@@ -99,9 +99,7 @@ def test_whatever_goes_wrong_readers_see_the_old_version_or_the_new_one(
     assert failed > len(cases) // 2  # most of it is not survived by luck
 
 
-def test_an_operation_that_takes_long_changes_nothing(
-    job: rig.Job, tmp_path: pathlib.Path
-) -> None:
+def test_an_operation_that_takes_long_changes_nothing(job: rig.Job, tmp_path: pathlib.Path) -> None:
     place = job.copy(tmp_path / "slow")
     plan = Plan(lambda operation: Mode.DELAY if operation.kind != "write" else None)
     place.check(place.run(plan), "slow")
