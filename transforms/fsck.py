@@ -119,8 +119,8 @@ def roots(path: str) -> tuple[list[Root], list[Stray]]:
         if len(parts) > 2 and parts[0] == "events" and parts[1].startswith("dt=")
     }
     if store.STORE_FILE in names or partitions:
-        inside = {root: [] for root in sorted(partitions)}
-        between = []
+        inside: dict[str, list[Listed]] = {root: [] for root in sorted(partitions)}
+        between: list[Listed] = []
         for listed in listing:
             root = storage.join(path, *_relative(path, listed.path)[:2])
             inside.get(root, between).append(listed)
@@ -128,13 +128,13 @@ def roots(path: str) -> tuple[list[Root], list[Stray]]:
             listed for listed in between if _relative(path, listed.path) != [store.STORE_FILE]
         ]
         return [_look(root, found) for root, found in inside.items()], _loose(path, between)
-    root = _look(path, listing)
-    if POINTER_NAME not in names and not _version_folders(root):
+    one = _look(path, listing)
+    if POINTER_NAME not in names and not _version_folders(one):
         raise UsageError(
             f"{path}: expected an event store or the folder of a dataset, got "
             + ("other files" if listing else "nothing")
         )
-    return [root], []
+    return [one], []
 
 
 def _relative(root: str, path: str) -> list[str]:
@@ -237,7 +237,8 @@ def _strays(root: Root, wanted: dict[str, FileEntry]) -> list[Stray]:
 
 def _loose(root: str, files: list[Listed]) -> list[Stray]:
     """Temporary files of interrupted writes, and what Playhead does not make."""
-    found, foreign = [], {}
+    found: list[Stray] = []
+    foreign: dict[str, list[Listed]] = {}
     for listed in files:
         parts = _relative(root, listed.path)
         if _TEMPORARY.fullmatch(parts[-1]) and len(parts) < 3:

@@ -202,14 +202,10 @@ class FaultyFileSystem(FileSystem):
     def _list(self, dir_or_prefix: str) -> Iterator[FileMetadata]:
         return iter(_plan.run("list", dir_or_prefix, lambda: list(_under(dir_or_prefix))))
 
-    def create(
-        self, path: str, mime_type: str | None = None, compression_type: str | None = None
-    ) -> BinaryIO:
+    def create(self, path: str, *_: Any, **__: Any) -> BinaryIO:
         return _plan.run("create", path, lambda: _Object(path))
 
-    def open(
-        self, path: str, mime_type: str | None = None, compression_type: str | None = None
-    ) -> BinaryIO:
+    def open(self, path: str, *_: Any, **__: Any) -> BinaryIO:
         return _plan.run("open", path, lambda: open(_local(path), "rb"))
 
     def copy(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
@@ -284,7 +280,7 @@ class _File:
 
     def __init__(self, plan: Plan, path: str) -> None:
         self._plan, self._path = plan, path
-        self._file = builtins.open(path, "wb", buffering=0)
+        self._file = builtins.open(path, "wb", buffering=0)  # noqa: SIM115
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")

@@ -1,4 +1,4 @@
-"""Jobs small enough to be run once for each of their operations, and what has to hold after each."""
+"""Jobs small enough to be run once for each of their operations, and what holds after each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ from transforms import manifest
 from transforms.manifest import Manifest
 
 D5, D6, D7 = (datetime.date(2026, 1, day) for day in (5, 6, 7))
-SPEC = "kind: ranking\nname: ranking\noutput: {shards: 2}\nlabels: {lateness_days: 0, horizon_hours: 2}\n"
+SPEC = """
+kind: ranking
+name: ranking
+output: {shards: 2}
+labels: {lateness_days: 0, horizon_hours: 2}
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +45,9 @@ class Job:
     old: Manifest
     new: Manifest
     remote: bool
+
+    def __str__(self) -> str:
+        return f"{self.name}-{'remote' if self.remote else 'local'}"
 
     def copy(self, place: pathlib.Path) -> Place:
         shutil.copytree(self.before, place)
@@ -105,16 +113,20 @@ def read_whole(root: pathlib.Path, found: Manifest) -> None:
 @contextlib.contextmanager
 def following(plan: Plan, remote: bool) -> Iterator[None]:
     """Operations follow a plan, and come in the same order each time."""
-    with mock.patch.object(os, "cpu_count", lambda: 1):
-        with (faulty.remote if remote else faulty.local)(plan):
-            yield
+    fails = faulty.remote if remote else faulty.local
+    with mock.patch.object(os, "cpu_count", return_value=1), fails(plan):
+        yield
+
+
+def job(name: str, made: pathlib.Path) -> Job:
+    """`ingest` or `build`, `-local` or `-remote`; made in a folder once, and found there again."""
+    kind, where = name.split("-")
+    return {"ingest": ingest_job, "build": build_job}[kind](made, where == "remote")
 
 
 def ingest_job(made: pathlib.Path, remote: bool) -> Job:
     """A day that is ingested again, with a file more: plays, a broken row, users above the cap."""
     raw, before = made / "raw", made / "before"
-    broken = jobs.event(event_id="broken", played_ms=-1)
-    jobs.write(raw / "a.parquet", jobs.plays(30))
     see = faulty.url if remote else str
 
     def argv(folder: str) -> list[Any]:
@@ -123,18 +135,17 @@ def ingest_job(made: pathlib.Path, remote: bool) -> Job:
             "--buckets", 2, "--max-quarantine", 1, "--max-user-events", 8,
         )  # fmt: skip
 
-    jobs.ok(*argv(see(before)))
-    jobs.write(raw / "b.parquet", [*jobs.plays(40), broken])
+    if not before.exists():
+        jobs.write(raw / "a.parquet", jobs.plays(30))
+        jobs.ok(*argv(see(before)))
+        broken = jobs.event(event_id="broken", played_ms=-1)
+        jobs.write(raw / "b.parquet", [*jobs.plays(40), broken])
     return _job("ingest", before, f"store/events/dt={jobs.DAY}", argv, remote)
 
 
 def build_job(made: pathlib.Path, remote: bool) -> Job:
     """A dataset that gets a version of the next day."""
     store, before = made / "store", made / "before"
-    for day in (D5, D6, D7):
-        raw = jobs.write(made / "raw" / f"{day}.parquet", jobs.plays(40, day=day))
-        jobs.ingest(raw, store, "--date", day, "--buckets", 2)
-    (made / "spec.yaml").write_text(SPEC)
     see = faulty.url if remote else str
 
     def argv(folder: str, day: datetime.date = D6) -> list[Any]:
@@ -142,7 +153,12 @@ def build_job(made: pathlib.Path, remote: bool) -> Job:
             see(store), made / "spec.yaml", day, day, f"{folder}/dataset", "--allow-missing"
         )
 
-    jobs.ok(*argv(see(before), D5))
+    if not before.exists():
+        for day in (D5, D6, D7):
+            raw = jobs.write(made / "raw" / f"{day}.parquet", jobs.plays(40, day=day))
+            jobs.ingest(raw, store, "--date", day, "--buckets", 2)
+        (made / "spec.yaml").write_text(SPEC)
+        jobs.ok(*argv(see(before), D5))
     return _job("build", before, "dataset", argv, remote)
 
 
@@ -150,8 +166,9 @@ def _job(
     name: str, before: pathlib.Path, root: str, argv: Callable[[str], list[Any]], remote: bool
 ) -> Job:
     clean = before.with_name("clean")
-    shutil.copytree(before, clean)
-    jobs.ok(*argv(faulty.url(clean) if remote else str(clean)))
+    if not clean.exists():
+        shutil.copytree(before, clean)
+        jobs.ok(*argv(faulty.url(clean) if remote else str(clean)))
     old, new = (manifest.require_current(str(each / root), "it") for each in (before, clean))
     assert old.digest() != new.digest()
     return Job(name, before, root, argv, old, new, remote)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import os
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,21 +22,15 @@ COMMIT_FILES = ("manifest.json", "CURRENT.json", "store.json")
 COMMIT_KINDS = ("put", "link", "replace", "delete", "rmtree")
 WITH_HALVES = ("write", "close", "delete", "rmtree")
 WITH_LATENESS = ("put", "close", "delete")
-# Of other operations, how many of a kind and way.
-SPREAD = 2
-
-MAKERS: dict[str, tuple[Callable[..., rig.Job], bool]] = {
-    "ingest-remote": (rig.ingest_job, True),
-    "ingest-local": (rig.ingest_job, False),
-    "build-remote": (rig.build_job, True),
-    "build-local": (rig.build_job, False),
-}
+# Of other operations, how many of a kind and way; a build takes twice as long as an ingest.
+SPREAD = {"ingest": 2, "build": 1}
 
 
-@pytest.fixture(scope="module", params=list(MAKERS))
+@pytest.fixture(
+    scope="module", params=["ingest-remote", "ingest-local", "build-remote", "build-local"]
+)
 def job(request: Any, tmp_path_factory: pytest.TempPathFactory) -> rig.Job:
-    make, remote = MAKERS[request.param]
-    return make(tmp_path_factory.mktemp(request.param), remote)
+    return rig.job(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def ways(operation: Operation, remote: bool) -> list[Mode]:
@@ -57,34 +50,40 @@ def of_commit(operation: Operation) -> bool:
     return operation.kind in COMMIT_KINDS or (named and changes)
 
 
-def chosen(operations: list[Operation], remote: bool) -> list[tuple[Operation, Mode]]:
-    """What to let go wrong: all of the commit, and first, last and some between of the others."""
+def chosen(job: rig.Job, operations: list[Operation]) -> list[tuple[Operation, Mode]]:
+    """What to let go wrong: all of the commit, and an even spread of the others."""
     cases = []
     others = collections.defaultdict(list)
     for operation in operations:
-        for mode in ways(operation, remote):
+        for mode in ways(operation, job.remote):
             if SOAK or (of_commit(operation) and mode is not Mode.DELAY):
                 cases.append((operation, mode))
             elif mode is not Mode.DELAY:
                 others[operation.kind, mode].append(operation)
+    parts = SPREAD[job.name]
     for (_, mode), found in others.items():
-        step = max(1, (len(found) - 1) // (SPREAD - 1) if SPREAD > 1 else len(found))
-        cases += [(operation, mode) for operation in found[::step][:SPREAD]]
+        middles = {len(found) * (2 * part + 1) // (2 * parts) for part in range(parts)}
+        cases += [(found[middle], mode) for middle in sorted(middles)]
     return cases
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(7200 if SOAK else 1200)
 def test_whatever_goes_wrong_readers_see_the_old_version_or_the_new_one(
-    job: rig.Job, tmp_path: pathlib.Path
+    job: rig.Job, tmp_path: pathlib.Path, request: pytest.FixtureRequest
 ) -> None:
     clean = Plan()
     place = job.copy(tmp_path / "clean")
     place.check(place.run(clean), "clean")
-    cases = chosen(clean.seen, job.remote)
+    cases = chosen(job, clean.seen)
     kinds = {operation.kind for operation in clean.seen}
     assert {operation.kind for operation, _ in cases} == kinds
     failed = 0
+    request.node.user_properties.append(
+        ("counted", f"{job}: {len(clean.seen)} operations, {len(cases)} faults")
+    )
     for operation, mode in cases:
-        said = f"{job.name} {operation} {mode}"
+        said = f"{job} {operation} {mode}"
         place = job.copy(tmp_path / f"{operation.number}-{mode.name}")
         plan = Plan(at(operation.number, mode))
         ended = place.run(plan)

@@ -140,7 +140,7 @@ def test_a_stray_whose_age_is_unknown_stays(
     left = leave(jobs.partition_root(store) / "v-0" / "attempt-0" / "x", 30)
     monkeypatch.setattr(
         faulty.FaultyFileSystem, "_list",
-        lambda self, prefix: iter(
+        lambda _, prefix: iter(
             faulty.FileMetadata(each.path, each.size_in_bytes) for each in faulty._under(prefix)
         ),
     )  # fmt: skip
