@@ -1,4 +1,6 @@
-"""Kills a job at one operation after the other: `python -m tests.crashes.killing NAME MADE WORK CASES`.
+"""Kills a job at one operation after the other.
+
+    python -m tests.crashes.killing NAME MADE WORK CASES
 
 Everything is imported once, and each run is a fork of that, made before any thread is started. A
 kill in front of a read leaves what a kill after the write before it left: what one state of the
@@ -10,6 +12,7 @@ Prints JSON: kills, states of the disk that they left, and what went wrong.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import pathlib
@@ -20,24 +23,19 @@ import sys
 import traceback
 from collections.abc import Callable
 
-# What a job imports when it runs.
-import pipelines.build
-import pipelines.console
-import pipelines.ingest
-import transforms.adapters.canonical
-import transforms.building
-import transforms.exchange
-import transforms.finishing
-import transforms.ingestion
-import transforms.report
 from tests.crashes import faulty, rig
 from tests.crashes.faulty import Mode, Plan
+
+# What a job imports when it runs.
+for _module in ("pipelines.ingest", "pipelines.build", "pipelines.console", "transforms.ingestion",
+                "transforms.adapters.canonical", "transforms.finishing"):  # fmt: skip
+    importlib.import_module(_module)
 
 _NAMES = re.compile(r"[0-9a-f]{8,16}")
 
 
 def forked(work: Callable[[], None], log: pathlib.Path) -> int:
-    """Exit code of `work` in a process of its own, negative for a signal; its words go to a file."""
+    """Exit code of `work` in a process of its own; negative for a signal. It speaks into a file."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

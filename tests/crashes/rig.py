@@ -85,10 +85,8 @@ class Place:
         if ended is not None and ended.code == 0:
             assert current.digest() == new, said
         if ended is not None and ended.code != 0:
-            lines = ended.err.strip().splitlines()
-            told = [line for line in lines if line.startswith("playhead ")]
-            assert lines[-1:] == told, f"{said}: {ended.err}"
-            assert "bug of Playhead" not in ended.err, f"{said}: {ended.err}"
+            assert f"\nplayhead {self.job.name}: " in f"\n{ended.err}", f"{said}: {ended.err}"
+            assert "Traceback" not in ended.err, f"{said}: {ended.err}"
 
     def settle(self, said: str) -> None:
         """The same command again, with nothing in its way, makes what a clean run makes."""
