@@ -120,9 +120,14 @@ def writing(path: str) -> Iterator[BinaryIO]:
     Raises:
       OSError: with an errno and the path as its filename.
     """
+    with _naming(path), create_writer(path) as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
     try:
-        with create_writer(path) as stream:
-            yield stream
+        yield
     except OSError as error:
         if error.errno is not None and error.filename is not None:
             raise
@@ -196,7 +201,7 @@ def _write_synced_sibling(path: str, data: bytes) -> str:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = f"{path}.{secrets.token_hex(4)}.tmp"
     try:
-        with open(temporary, "wb") as stream:
+        with _naming(path), open(temporary, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())

@@ -130,7 +130,7 @@ def ingest_job(made: pathlib.Path, remote: bool) -> Job:
     def argv(folder: str) -> list[Any]:
         return jobs.ingest_argv(
             see(raw / "*.parquet"), f"{folder}/store",
-            "--buckets", 2, "--max-quarantine", 1, "--max-user-events", 8,
+            "--buckets", 2, "--max-quarantine", 1, "--max-user-events", 5,
         )  # fmt: skip
 
     if not before.exists():

@@ -15,6 +15,7 @@ import pytest
 
 from tests.crashes import rig
 from tests.crashes.faulty import Mode, Operation, Plan, at
+from transforms import manifest
 
 SOAK = bool(os.environ.get("PLAYHEAD_SOAK"))
 # What decides which version there is: all of these go wrong in every way, always.
@@ -103,3 +104,33 @@ def test_an_operation_that_takes_long_changes_nothing(job: rig.Job, tmp_path: pa
     plan = Plan(lambda operation: Mode.DELAY if operation.kind != "write" else None)
     place.check(place.run(plan), "slow")
     assert len(plan.done) > 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["ingest-local", "build-local"], indirect=True)
+def test_a_full_disk_is_one_line_that_names_the_file(job: rig.Job, tmp_path: pathlib.Path) -> None:
+    """At the first write of each kind of file; of the manifest and of the pointer, too."""
+    clean = Plan()
+    assert job.copy(tmp_path / "clean").run(clean).code == 0
+    firsts: dict[str, Operation] = {}
+    for operation in clean.seen:
+        if operation.kind in ("write", "put"):
+            kind = operation.name.split(".json")[0]  # store, manifest, CURRENT
+            if "/attempt-" in operation.path:
+                kind = operation.path.split("/attempt-")[1].split("/")[1]
+            firsts.setdefault(kind, operation)
+    assert len(firsts) > 5
+    for kind, operation in firsts.items():
+        place = job.copy(tmp_path / kind)
+        ended = place.run(Plan(at(operation.number, Mode.FULL)))
+        said = f"{job} {kind} {operation}: {ended.err}"
+        assert ended.code == 1, said
+        (line,) = [line for line in ended.err.splitlines() if "playhead" in line.split(":")[0]]
+        assert "No space left on device" in line, said
+        assert str(place.folder) in line, said
+        place.check(ended, said)
+        assert manifest.require_current(str(place.root), "it") == job.old, said
+        new = [each for each in rig.committed(place.root) if each.version == job.new.version]
+        assert bool(new) == (kind == "CURRENT"), said
+        if kind not in ("manifest", "CURRENT"):
+            assert not list((place.root / job.new.version).rglob("*.parquet")), said
