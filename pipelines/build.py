@@ -184,7 +184,8 @@ def build_graph(
         pipeline
         | "ListShards" >> beam.Create(planned)
         | "BuildShards" >> building.BuildShards(build_plan)
-        | "PublishVersion" >> publish.PublishVersion(draft, building.BuildGate(), finish)
+        | "PublishVersion"
+        >> publish.PublishVersion(draft, building.BuildGate(len(planned)), finish)
     )
 
 

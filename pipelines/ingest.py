@@ -249,6 +249,7 @@ def build_graph(pipeline: Any, draft: Draft, ingest_plan: IngestPlan, shuffle: s
     counts = (read["counts"], written["counts"]) | "AllCounts" >> beam.Flatten()
     gate = ingestion.IngestGate(
         ingest_plan.adapt.rules.day,
+        len(ingest_plan.paths),
         ingest_plan.max_quarantine,
         storage.join(root, "quarantine"),
     )
