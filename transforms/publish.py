@@ -115,7 +115,12 @@ def utc_now() -> str:
 def begin(root: str) -> str:
     """`started_at` of a run: now, or just after that of the current version where the clock of its
     host was ahead. Runs one after the other are in this order whatever clocks say, and it decides
-    which version stays current."""
+    which version stays current.
+
+    Raises:
+      UsageError: if nothing can be published under `root`, before any work.
+    """
+    storage.check_can_publish(root)
     now = utc_now()
     current = manifest.load_current(root)
     if current is None or current.run.started_at < now:
@@ -206,7 +211,7 @@ class _CommitFn(beam.DoFn):
             if not created and storage.read_bytes(path).decode() != text:
                 raise DataRefusedError(f"{path}: another run made it with other settings meanwhile")
         check_inputs_kept(draft)
-        _check_whole(draft, ours)
+        _settle_files(draft, ours)
         with _committing:
             if draft.attempt in _abandoned:
                 raise InterruptedError("this attempt was given up")
@@ -217,16 +222,22 @@ class _CommitFn(beam.DoFn):
         return [winner.version]
 
 
-def _check_whole(draft: Draft, ours: Manifest) -> None:
-    """Refuses a version whose files somebody removed or cut since they were written."""
+def _settle_files(draft: Draft, ours: Manifest) -> None:
+    """Sees to it that the files are all there, and on the disk before the manifest is.
+
+    Raises:
+      DataRefusedError: if somebody removed or cut one since it was written.
+    """
     there = {listed.path: listed.bytes for listed in storage.list_tree(draft.attempt_root)}
-    for entry in ours.files:
-        path = manifest.file_path(draft.root, ours, entry)
-        if path.startswith(draft.attempt_root + "/") and there.get(path) != entry.bytes:
+    entries = {manifest.file_path(draft.root, ours, entry): entry for entry in ours.files}
+    own = {path: e for path, e in entries.items() if path.startswith(draft.attempt_root + "/")}
+    for path, entry in own.items():
+        if there.get(path) != entry.bytes:
             raise DataRefusedError(
                 f"{path}: was removed or changed while this run was at work (expected "
                 f"{entry.bytes} bytes, got {there.get(path, 'nothing')}); nothing was published"
             )
+    storage.sync_below(draft.root, list(own))
 
 
 def _keep_for_audit(draft: Draft, refused: Manifest, problems: list[str]) -> NoReturn:

@@ -7,6 +7,7 @@ registers how (`register_conditional_put`); the others cannot be published to.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import errno
@@ -23,6 +24,7 @@ from typing import BinaryIO, cast
 from transforms.errors import UsageError
 
 _CHUNK_BYTES = 1 << 20
+_SYNC_THREADS = 16  # a file system's journal takes many at once
 
 # (path, data, expected) -> whether `path` now holds `data`: written as a whole, in one step, if it
 # held `expected` (None: if it was not there), else left alone. If it raises, nobody knows.
@@ -213,11 +215,30 @@ def _write_synced_sibling(path: str, data: bytes) -> str:
 
 
 def _sync_folder(path: str) -> None:
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+    _sync(os.path.dirname(path) or ".")
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        with _naming(path):
+            os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
+
+
+def sync_below(root: str, paths: list[str]) -> None:
+    """Waits until local files below a folder, and the folders they are in up to the parent of it,
+    would survive a power cut. What an object store has taken does anyway."""
+    if not is_local(root):
+        return
+    folders = {os.path.dirname(root) or "."}
+    for path in paths:
+        while len(path := os.path.dirname(path)) >= len(root):
+            folders.add(path)
+    with concurrent.futures.ThreadPoolExecutor(_SYNC_THREADS) as pool:
+        list(pool.map(_sync, paths))
+        list(pool.map(_sync, sorted(folders)))
 
 
 def delete_tree(path: str) -> None:

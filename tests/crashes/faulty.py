@@ -316,7 +316,10 @@ class _Os:
             return whole
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            return self._plan.run(name, str(args[-1]), lambda: whole(*args, **kwargs))
+            path = args[-1]
+            if name == "fsync":
+                path = os.readlink(f"/proc/self/fd/{path}")
+            return self._plan.run(name, str(path), lambda: whole(*args, **kwargs))
 
         return call
 

@@ -134,3 +134,27 @@ def test_a_full_disk_is_one_line_that_names_the_file(job: rig.Job, tmp_path: pat
         assert bool(new) == (kind == "CURRENT"), said
         if kind not in ("manifest", "CURRENT"):
             assert not list((place.root / job.new.version).rglob("*.parquet")), said
+
+
+@pytest.mark.parametrize("job", ["ingest-local", "build-local"], indirect=True)
+def test_files_are_on_the_disk_before_the_manifest_that_lists_them(
+    job: rig.Job, tmp_path: pathlib.Path
+) -> None:
+    """Or a power cut leaves a version without its data."""
+    place = job.copy(tmp_path / "place")
+    plan = Plan()
+    assert place.run(plan).code == 0
+    new = manifest.require_current(str(place.root), "it")
+    (link,) = [
+        each.number for each in plan.seen if each.kind == "link" and "manifest.json" in each.path
+    ]
+    synced = {each.path for each in plan.seen[:link] if each.kind == "fsync"}
+    written = {each.path: each.number for each in plan.seen if each.kind == "close"}
+    for entry in new.files:
+        path = manifest.file_path(str(place.root), new, entry)
+        assert path in synced
+        assert written[path] < link
+        folder = pathlib.Path(path).parent
+        while folder != place.root.parent.parent:
+            assert str(folder) in synced
+            folder = folder.parent
