@@ -230,7 +230,7 @@ def _sync(path: str) -> None:
 def sync_below(root: str, paths: list[str]) -> None:
     """Waits until local files below a folder, and the folders they are in up to the parent of it,
     would survive a power cut. What an object store has taken does anyway."""
-    if not is_local(root):
+    if not is_local(root) or not paths:
         return
     folders = {os.path.dirname(root) or "."}
     for path in paths:
