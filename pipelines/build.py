@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import pathlib
-import secrets
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -139,6 +138,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, Finis
     path = _spec_path(args.spec)
     spec = load_spec(path)
     publish.check_place(args.output, "dataset", spec.name, "--output")
+    started_at = publish.begin(args.output)  # before the store is looked at
     planned = plan_build(
         Request(
             store=args.store,
@@ -175,8 +175,8 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, Finis
         key=planned.plan.key,
         inputs=planned.inputs,
         requests=(args.store, planned.requests),
-        attempt=f"attempt-{secrets.token_hex(6)}",
-        started_at=publish.utc_now(),
+        attempt=manifest.new_attempt(),
+        started_at=started_at,
         runner=runner,
     )
     # Workers elsewhere run several shards at a time by themselves.
@@ -198,7 +198,8 @@ def build_graph(
         pipeline
         | "ListShards" >> beam.Create(planned)
         | "BuildShards" >> building.BuildShards(build_plan)
-        | "PublishVersion" >> publish.PublishVersion(draft, building.BuildGate(), finish)
+        | "PublishVersion"
+        >> publish.PublishVersion(draft, building.BuildGate(len(planned)), finish)
     )
 
 

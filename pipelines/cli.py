@@ -238,15 +238,18 @@ def attempt(draft: Draft, keep: tuple[str, ...] = ()) -> Iterator[None]:
     """Cleans up after an attempt that fails: what it wrote, except the folders in `keep`.
 
     What a gate refused stays readable there for whoever has to find out why, and stays whole if the
-    attempt left an audit manifest.
+    attempt left an audit manifest. What is published, or may be, is not touched.
     """
-    from transforms import manifest, storage
-    from transforms.errors import DataRefusedError
+    from transforms import manifest, publish, storage
+    from transforms.errors import DataRefusedError, UnsettledError
 
     try:
         yield
     except BaseException as error:
-        refused = isinstance(user_error(error), DataRefusedError)
+        known = user_error(error)
+        if isinstance(known, UnsettledError) or not publish.abandon(draft):
+            raise
+        refused = isinstance(known, DataRefusedError)
         if storage.exists(storage.join(draft.attempt_root, manifest.AUDIT_NAME)):
             raise
         if not refused or not storage.list_folder(draft.attempt_root):
@@ -287,13 +290,11 @@ def run_and_publish(
     where = manifest.version_root(draft.root, draft.version)
     done = manifest.load(draft.root, draft.version)
     if done is not None:
-        current = manifest.load_current(draft.root)
+        # Its run may have died before it made it current.
+        current = manifest.set_current(draft.root, done, draft.keep_inputs)
         print(f"{where} is already published from this input; nothing to do")
-        if current is None or current.run.finished_at < done.run.finished_at:
-            # Its run may have died between the commit and the pointer.
-            manifest.make_current(draft.root, done)
-        elif current.version != done.version:
-            print(f"note: the current version is a later one, {current.version}")
+        if current is not None and current.version != done.version:
+            print(f"note: the current version is another one, {current.version}")
         return None
     shown = console.show_progress(stages, is_local(options))
     with naming(draft.attempt_root), attempt(draft, keep), shown:
@@ -304,7 +305,17 @@ def run_and_publish(
             print(f"submitted to {draft.runner}; the job publishes {where}")
             return None
         result.wait_until_finish()
-    return manifest.load(draft.root, draft.version)
+    published = manifest.load(draft.root, draft.version)
+    if published is not None and published.run.attempt != draft.attempt:
+        print(f"{where} was published by another run meanwhile, from the same input")
+        return None
+    latest = manifest.load_current(draft.root)
+    if latest is not None and latest.run.started_at > draft.started_at:
+        print(
+            f"note: {latest.version} stays the current version; its run began later",
+            file=sys.stderr,
+        )
+    return published
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -327,8 +338,9 @@ def user_error(error: BaseException) -> PlayheadError | None:
         kind: Any = getattr(errors, found.group(1), None)
         if isinstance(kind, type) and issubclass(kind, PlayheadError):
             message = found.group(2).split("\n\n", 1)[0]
-            result = PlayheadError(message)
-            result.exit_code = kind.exit_code
+            if kind is errors.InputFileError:  # its message is made of two parts
+                kind = errors.UnreadableInputError
+            result: PlayheadError = kind(message)
             return result
     return None
 
@@ -350,7 +362,17 @@ def naming(path: str) -> Iterator[None]:
 
 
 def _file_trouble(prog: str, error: OSError) -> int:
-    """One line about a path that cannot be used (2), or a disk that is full or broken (1)."""
+    """One line about a path that cannot be used (2), or a disk or object store that is full or
+    broken (1)."""
+    # Beam's error names each path with what happened to it.
+    details: dict[Any, Any] = getattr(error, "exception_details", None) or {}
+    if details:
+        path, inner = next(iter(details.items()))
+        if isinstance(inner, OSError) and inner.errno:
+            error = inner
+        else:
+            error = OSError(errno.EIO, str(inner), str(path))
+        error.filename = error.filename or path
     where = f"{error.filename}: " if error.filename else ""
     print(f"{prog}: {where}{error.strerror}; nothing was published", file=sys.stderr)
     return 1 if error.errno in _DISK else 2
@@ -406,7 +428,7 @@ def main(prog: str, run: Callable[[list[str] | None], int], argv: list[str] | No
         if known is None and any(name in str(error) for name in wrapped):
             return _interrupted(prog, error)
         for seen in _chain(error) if known is None else ():
-            if isinstance(seen, OSError) and seen.errno:
+            if isinstance(seen, OSError) and (seen.errno or hasattr(seen, "exception_details")):
                 return _file_trouble(prog, seen)
         if known is None:
             traceback.print_exc()

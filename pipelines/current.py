@@ -62,7 +62,7 @@ def _move(args: argparse.Namespace) -> int:
         raise UsageError(f"--set: {wanted} is EMPTY: nobody can train on it")
     for entry in found.files:
         manifest.verify(manifest.file_path(args.root, found, entry), entry)
-    manifest.set_current(args.root, found)
+    manifest.point_to(args.root, found)
     print(f"{found.version} is the current version of {args.root}")
     return 0
 

@@ -12,13 +12,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import pathlib
-import secrets
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from pipelines import cli, console
-from transforms.errors import DataRefusedError, UsageError
+from transforms.errors import UsageError
 from transforms.version import __version__
 
 if TYPE_CHECKING:
@@ -153,6 +152,8 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, IngestPlan]:
     from transforms import events, ingestion, manifest, pseudonyms, publish, store, tombstones
     from transforms.adapters import get_adapter
 
+    root = store.partition_root(args.store, args.date)
+    started_at = publish.begin(root)  # before the files are listed: who begins later knows more
     adapter = get_adapter(args.format)
     root = store.partition_root(args.store, args.date)
     store.check_place(args.store)
@@ -205,11 +206,12 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, IngestPlan]:
             for name, kind in events.STORE_SCHEMA.items()
         ),
         inputs=entries,
-        attempt=f"attempt-{secrets.token_hex(6)}",
-        started_at=publish.utc_now(),
+        attempt=manifest.new_attempt(),
+        started_at=started_at,
         runner=runner,
         companion=store.config_file(args.store, store_config),
         requests=(args.store, requests),
+        keep_inputs=not args.replace,
     )
     ingest_plan = ingestion.IngestPlan(
         paths=tuple((entry.path, entry.bytes, entry.checksum) for entry in entries),
@@ -251,6 +253,7 @@ def build_graph(pipeline: Any, draft: Draft, ingest_plan: IngestPlan, shuffle: s
     counts = (read["counts"], written["counts"]) | "AllCounts" >> beam.Flatten()
     gate = ingestion.IngestGate(
         ingest_plan.adapt.rules.day,
+        len(ingest_plan.paths),
         ingest_plan.max_quarantine,
         storage.join(root, "quarantine"),
     )
@@ -300,35 +303,14 @@ def run(argv: list[str] | None = None) -> int:
     return ingest(args, options)
 
 
-def _check_replaced(draft: Draft, replace: bool) -> None:
-    """Refuses to put a day in place of one that was made of other files.
-
-    Raises:
-      DataRefusedError: unless the day's earlier files are all among the input, or `replace`.
-    """
-    from transforms import manifest
-
-    current = manifest.load_current(draft.root)
-    if current is None or replace or manifest.load(draft.root, draft.version) is not None:
-        return
-    given = {entry.path for entry in draft.inputs if isinstance(entry, manifest.InputFileEntry)}
-    before = [e.path for e in current.inputs if isinstance(e, manifest.InputFileEntry)]
-    lacking = [path for path in before if path not in given]
-    if lacking:
-        raise DataRefusedError(
-            f"{draft.root} was made of {len(before)} files, and {len(lacking)} of them are not "
-            f"among the input ({lacking[0]}); a day is one complete set of files: give all of "
-            "them, another --date, or --replace"
-        )
-
-
 def ingest(args: argparse.Namespace, options: PipelineOptions) -> int:
     """Plans, runs and reports one ingest."""
     started = time.monotonic()
-    from transforms import manifest
+    from transforms import manifest, publish
 
     draft, ingest_plan = plan(args, cli.runner_name(options))
-    _check_replaced(draft, args.replace)
+    if manifest.load(draft.root, draft.version) is None:
+        publish.check_inputs_kept(draft)
     totals = {
         "read": float(sum(size for _, size, _ in ingest_plan.paths)),
         "store": float(ingest_plan.bucket_count),

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("pipelines.schema", "the schema inferred from a version, to curate"),
     "inspect": ("pipelines.inspect", "schema, counts and a few rows of a published version"),
     "current": ("pipelines.current", "the current version; the way back to an older one"),
+    "fsck": ("pipelines.fsck", "files that no version lists; whether every version is whole"),
     "formats": ("pipelines.formats", "the log formats that ingest reads"),
 }
 

@@ -17,7 +17,6 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
-import secrets
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -139,6 +138,7 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, Embeddings, Sema
     if importlib.util.find_spec("sklearn") is None:
         raise UsageError(f"{_LIBRARY} is not installed; pip install 'playhead[semantic-ids]'")
     publish.check_place(args.output, semantic_ids.KIND, semantic_ids.KIND, "--output")
+    started_at = publish.begin(args.output)  # before the files are listed
     inputs = _list_inputs(args.embeddings)
     source = embeddings.describe(
         tuple(entry.path for entry in inputs), args.id_column, args.vector_column
@@ -180,8 +180,8 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, Embeddings, Sema
         columns=semantic_ids.columns(args.levels),
         key=(semantic_ids.ITEM,),
         inputs=inputs,
-        attempt=f"attempt-{secrets.token_hex(6)}",
-        started_at=publish.utc_now(),
+        attempt=manifest.new_attempt(),
+        started_at=started_at,
         runner=runner,
     )
     return draft, source, config

@@ -154,7 +154,7 @@ def _side_path(plan: BuildPlan, name: str) -> str:
 
 
 def _write_side(plan: BuildPlan, name: str, table: pl.DataFrame) -> None:
-    with storage.create_writer(_side_path(plan, name)) as stream:
+    with storage.writing(_side_path(plan, name)) as stream:
         table.write_ipc(stream, compression="uncompressed")
 
 
@@ -342,7 +342,7 @@ class _BuildShardFn(beam.DoFn):
         self._msec.inc(int((time.monotonic() - started) * 1000))
         for entry in written:
             yield entry.model_dump_json()
-        yield beam.pvalue.TaggedOutput(COUNTS, json.dumps(built.counts))
+        yield beam.pvalue.TaggedOutput(COUNTS, json.dumps({"shards": 1, **built.counts}))
         for summary in summaries:
             yield beam.pvalue.TaggedOutput(SUMMARIES, summary.to_bytes())
 
@@ -378,9 +378,15 @@ class BuildShards(beam.PTransform):
 
 @dataclasses.dataclass(frozen=True)
 class BuildGate:
-    """Refuses a version whose files do not hold the examples that were counted."""
+    """Refuses a version whose files do not hold the examples that were counted, and one that lacks
+    a shard: an engine that loses what was made of one must not go unnoticed."""
+
+    shards: int
 
     def __call__(self, counts: Counts, entries: Iterable[FileEntry]) -> list[str]:
+        if counts.get("shards", 0) != self.shards:
+            built = counts.get("shards", 0)
+            return [f"conservation: {self.shards} shards were planned, but {built} built"]
         problems = []
         written: dict[tuple[str, str], int] = {}
         for entry in entries:

@@ -55,3 +55,10 @@ class UnreadableInputError(PlayheadError):
     """Some input files of a run could not be read to their end; nothing was published."""
 
     exit_code = 4
+
+
+class UnsettledError(PlayheadError):
+    """A write of the commit failed in a way that leaves open whether the version is published, or
+    is current. Nothing was deleted; the same command again settles it."""
+
+    exit_code = 1

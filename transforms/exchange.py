@@ -51,7 +51,7 @@ class _SpillFn(beam.DoFn):
         # A retried element writes a new file; the references of the lost try are never emitted.
         path = storage.join(self._spill_root, f"{secrets.token_hex(8)}.arrow")
         references, offset = [], 0
-        with storage.create_writer(path) as stream:
+        with storage.writing(path) as stream:
             for bucket, rows in split_by_bucket(table, self._bucket_count):
                 data = tables.to_ipc(rows)
                 stream.write(data)

@@ -45,7 +45,7 @@ def write_table(
         compression_level=_COMPRESSION_LEVEL,
         row_group_size=_ROW_GROUP_ROWS,
     )
-    with storage.create_writer(full_path) as stream:
+    with storage.writing(full_path) as stream:
         stream.write(buffer.getbuffer())
     return describe(attempt_root, path, role, table.height, buckets)
 
@@ -53,7 +53,7 @@ def write_table(
 def write_bytes(data: bytes, attempt_root: str, path: str, role: str) -> FileEntry:
     """Writes a file that is no table, and hashes it as it can be read back."""
     full_path = storage.join(attempt_root, path)
-    with storage.create_writer(full_path) as stream:
+    with storage.writing(full_path) as stream:
         stream.write(data)
     digest, size = storage.sha256(full_path)
     return FileEntry(path=path, role=role, format="other", rows=0, bytes=size, sha256=digest)

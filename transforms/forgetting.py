@@ -506,7 +506,11 @@ def _successor(of: Rewriting, old: Manifest, parts: list[Counts]) -> Manifest:
     is_store = old.kind == "events"
     counts = _store_counts(old, parts) if is_store else _dataset_counts(old, parts)
     data = [entry for entry in (*kept, *new) if entry.role in (*STORED_ROLES, *SPLITS)]
-    gate = IngestGate(datetime.date.min, 1.0, "") if is_store else BuildGate()
+    gate = (
+        IngestGate(datetime.date.min, counts["files"], 1.0, "")
+        if is_store
+        else BuildGate(counts["shards"])
+    )
     problems = gate(counts, data)
     if problems:
         raise DataRefusedError("; ".join(problems))
@@ -589,7 +593,7 @@ def _with_side_files(of: Rewriting, old: Manifest, result: Manifest) -> Manifest
 def finish(root: str, old: Manifest, new: Manifest) -> None:
     """Steps 3 to 5 of a version whose successor is committed."""
     if manifest.current_version(root) == old.version:
-        manifest.set_current(root, new)
+        manifest.point_to(root, new)
     needed: set[str] = set()
     for name in manifest.versions(root):
         if name != old.version and manifest.load_withdrawn(root, name) is None:

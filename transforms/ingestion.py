@@ -416,11 +416,13 @@ class IngestGate:
 
     Attributes:
       day: of the partition.
+      files: how many were given; an engine that loses what was made of one must not go unnoticed.
       max_quarantine: largest allowed share of rows of this day that are invalid, 0 to 1.
       quarantine_root: where the rejected rows can be looked up, for the message.
     """
 
     day: datetime.date
+    files: int
     max_quarantine: float
     quarantine_root: str
 
@@ -439,6 +441,10 @@ class IngestGate:
             + excluded
         )
         read = counts.get("read", 0)
+        if counts.get("files", 0) != self.files:
+            problems.append(
+                f"conservation: {self.files} files were given, but {counts.get('files', 0)} read"
+            )
         if accounted != read:
             problems.append(f"conservation: read {read} rows, but accounted for {accounted}")
         if stored != counts.get("kept", 0):

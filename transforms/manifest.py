@@ -19,19 +19,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
+from collections.abc import Iterable
 from typing import Any, Literal, Protocol
 
 import pydantic
 
 from transforms import storage
 from transforms.config import StrictModel
-from transforms.errors import DataRefusedError, UsageError
+from transforms.errors import DataRefusedError, PlayheadError, UnsettledError, UsageError
 
 MANIFEST_NAME = "manifest.json"
 POINTER_NAME = "CURRENT.json"
 WITHDRAWN_NAME = "withdrawn.json"
 # In the folder of an attempt that a gate refused: what its manifest would have been.
 AUDIT_NAME = "audit.json"
+# Folders of attempts are told from everything else by their name.
+ATTEMPT_PREFIX = "attempt-"
+# In the folder of an attempt: tables on their way through a shuffle, gone before it commits.
+SPILL_FOLDER = "spill"
 
 # Side files that say how a version differs from the one before it.
 COMPARING_ROLES = ("anomalies", "report")
@@ -281,6 +287,11 @@ def version_root(root: str, version: str) -> str:
     return storage.join(root, version)
 
 
+def new_attempt() -> str:
+    """Name of an attempt that no other has."""
+    return f"{ATTEMPT_PREFIX}{secrets.token_hex(6)}"
+
+
 def attempt_root(root: str, version: str, attempt: str) -> str:
     """Folder that an attempt writes into; nobody else ever writes there."""
     return storage.join(root, version, attempt)
@@ -298,9 +309,10 @@ def load(root: str, version: str, *, withdrawn_too: bool = False) -> Manifest | 
         version was withdrawn.
     """
     path = storage.join(root, version, MANIFEST_NAME)
-    if not storage.exists(path):
+    try:
+        found: Manifest = _parse(path, Manifest)
+    except FileNotFoundError:
         return None
-    found: Manifest = _parse(path, Manifest)
     if found.version != version:
         raise DataRefusedError(f"{path}: is the manifest of another version, {found.version}")
     gone = None if withdrawn_too else load_withdrawn(root, version)
@@ -345,10 +357,22 @@ def load_current(root: str) -> Manifest | None:
     Raises:
       DataRefusedError: if the pointer or the manifest is damaged or they disagree.
     """
-    path = storage.join(root, POINTER_NAME)
-    if not storage.exists(path):
+    return _follow(root, _read_pointer(root))
+
+
+def _read_pointer(root: str) -> bytes | None:
+    try:
+        return storage.read_bytes(storage.join(root, POINTER_NAME))
+    except FileNotFoundError:
         return None
-    pointer = _parse(path, Pointer)
+
+
+def _follow(root: str, data: bytes | None) -> Manifest | None:
+    """`load_current`, given what is in the pointer."""
+    if data is None:
+        return None
+    path = storage.join(root, POINTER_NAME)
+    pointer = _validate(path, data, Pointer)
     manifest = load(root, pointer.version)
     if manifest is None:
         raise DataRefusedError(f"{path}: names version {pointer.version}, which is not committed")
@@ -361,8 +385,12 @@ def load_current(root: str) -> Manifest | None:
 
 
 def _parse(path: str, model: type[Any]) -> Any:
+    return _validate(path, storage.read_bytes(path), model)
+
+
+def _validate(path: str, data: bytes, model: type[Any]) -> Any:
     try:
-        return model.model_validate_json(storage.read_bytes(path))
+        return model.model_validate_json(data)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "document"
@@ -371,8 +399,8 @@ def _parse(path: str, model: type[Any]) -> Any:
         ) from None
 
 
-def commit(root: str, manifest: Manifest) -> Manifest:
-    """Publishes `manifest` under `root` and makes it current.
+def commit(root: str, manifest: Manifest, keep_inputs: bool = False) -> Manifest:
+    """Publishes `manifest` under `root` and makes it current as `set_current` says.
 
     Create-if-absent decides between concurrent attempts: exactly one manifest exists for a version.
     If another attempt of the same work was first, its manifest is returned: the caller deletes its
@@ -381,9 +409,11 @@ def commit(root: str, manifest: Manifest) -> Manifest:
     Raises:
       DataRefusedError: if the committed version holds other data than ours. Equal fingerprints must
         give equal data; this is a bug or damaged files, never to be papered over.
+      UnsettledError: if a write failed and the version may be published, or is but not current; no
+        file of the attempt may then be deleted.
     """
     path = storage.join(root, manifest.version, MANIFEST_NAME)
-    if storage.create_if_absent(path, manifest.to_json()):
+    if _create(root, path, manifest):
         winner = manifest
     else:
         winner = _parse(path, Manifest)
@@ -392,22 +422,94 @@ def commit(root: str, manifest: Manifest) -> Manifest:
                 f"{path}: already published with other data (digest {winner.digest()[:12]}, "
                 f"this attempt has {manifest.digest()[:12]}); nothing was changed"
             )
-    make_current(root, winner)
+    try:
+        set_current(root, winner, keep_inputs)
+    except PlayheadError:
+        raise
+    except Exception as error:
+        raise UnsettledError(
+            f"{root}: version {winner.version} is published, but writing {POINTER_NAME} failed: "
+            f"{error}; run this again to make it current"
+        ) from error
     return winner
 
 
-def make_current(root: str, manifest: Manifest) -> None:
-    """Points `CURRENT.json` at what was just committed. A version without rows never becomes
-    current, for nobody can train on it; a partition without events does: it stands for its day."""
-    if manifest.kind == "events" or manifest.status == "OK":
-        set_current(root, manifest)
+def _create(root: str, path: str, manifest: Manifest) -> bool:
+    """Whether we created the manifest. If the answer was lost, it is looked up."""
+    try:
+        return storage.create_if_absent(path, manifest.to_json())
+    except BaseException as error:
+        unsettled = UnsettledError(
+            f"{path}: cannot tell whether it is published: {error or type(error).__name__}; all "
+            "files are kept, run this again"
+        )
+        try:
+            there = load(root, manifest.version)
+        except Exception:
+            raise unsettled from error
+        ours = there is not None and there.run == manifest.run
+        if there and not ours:
+            return False
+        local = storage.is_local(path)
+        if ours and not local:
+            return True
+        if local and not there:
+            raise  # it did not happen, and will not happen later
+        # On a local disk, what can be seen may not be on the disk yet. Elsewhere, what was sent may
+        # still arrive.
+        raise unsettled from error
 
 
-def set_current(root: str, manifest: Manifest) -> None:
-    """Points `CURRENT.json` at a committed version."""
+def point_to(root: str, manifest: Manifest) -> None:
+    """Points `CURRENT.json` at a committed version, whatever is current."""
+    data = _pointer_to(manifest)
+    while not storage.swap(storage.join(root, POINTER_NAME), _read_pointer(root), data):
+        pass
+
+
+def _pointer_to(manifest: Manifest) -> bytes:
     pointer = Pointer(version=manifest.version, digest=manifest.digest())
-    data = (json.dumps(pointer.model_dump(), sort_keys=True) + "\n").encode()
-    storage.replace(storage.join(root, POINTER_NAME), data)
+    return (json.dumps(pointer.model_dump(), sort_keys=True) + "\n").encode()
+
+
+def set_current(root: str, manifest: Manifest, keep_inputs: bool = False) -> Manifest | None:
+    """Points `CURRENT.json` at a committed version, if the current one gives way to it.
+
+    It does not if its run began later, since what began later knew more; or if `keep_inputs` and it
+    was made of files that this one was not made of. A dataset without rows never becomes current,
+    for nobody can train on it; a partition without events does: it stands for its day. Any number
+    of callers at once leave the pointer as some order of them would.
+
+    Returns:
+      The version that is current then; None if there is none.
+
+    Raises:
+      DataRefusedError: if the pointer is damaged; see `load_current`.
+    """
+    data = _pointer_to(manifest)
+    while True:
+        before = _read_pointer(root)
+        if before == data:
+            return manifest
+        current = _follow(root, before)
+        if manifest.kind != "events" and manifest.status == "EMPTY":
+            return current
+        if current is not None and (
+            current.run.started_at > manifest.run.started_at
+            or (keep_inputs and lacking_inputs(current, manifest.inputs))
+        ):
+            return current
+        if storage.swap(storage.join(root, POINTER_NAME), before, data):
+            return manifest
+
+
+def lacking_inputs(
+    before: Manifest, inputs: Iterable[InputFileEntry | InputVersionEntry]
+) -> list[str]:
+    """Raw files that a version was made of and that are not among `inputs`."""
+    given = {entry.path for entry in inputs if isinstance(entry, InputFileEntry)}
+    made_of = [entry.path for entry in before.inputs if isinstance(entry, InputFileEntry)]
+    return [path for path in made_of if path not in given]
 
 
 def file_path(root: str, manifest: Manifest, entry: FileEntry) -> str:

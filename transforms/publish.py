@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NoReturn
 
@@ -27,7 +28,6 @@ from transforms.manifest import (
     Manifest,
 )
 
-SPILL_FOLDER = "spill"
 _SHOWN_PROBLEMS = 10
 
 
@@ -37,7 +37,8 @@ class Draft:
 
     `companion` is a (path, text) that has to exist beside the version with just this text: it is
     created before the first commit, and never changed. `requests` is the store that is read or
-    written, and its `tombstones.names` when the work was planned.
+    written, and its `tombstones.names` when the work was planned. `keep_inputs` refuses to put the
+    version in place of one that was made of files which are not among `inputs`.
     """
 
     root: str
@@ -55,6 +56,7 @@ class Draft:
     key: tuple[str, ...] = ("user_id", "event_id")
     companion: tuple[str, str] | None = None
     requests: tuple[str, tuple[str, ...]] | None = None
+    keep_inputs: bool = False
 
     @property
     def attempt_root(self) -> str:
@@ -62,7 +64,7 @@ class Draft:
 
     @property
     def spill_root(self) -> str:
-        return storage.join(self.attempt_root, SPILL_FOLDER)
+        return storage.join(self.attempt_root, manifest.SPILL_FOLDER)
 
     def manifest(
         self, files: Iterable[FileEntry], counts: Counts, rows: int, is_refused: bool = False
@@ -148,6 +150,52 @@ def utc_now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
 
 
+def begin(root: str) -> str:
+    """`started_at` of a run: now, or just after that of the current version where the clock of its
+    host was ahead. Runs one after the other are in this order whatever clocks say, and it decides
+    which version stays current.
+
+    Raises:
+      UsageError: if nothing can be published under `root`, before any work.
+    """
+    storage.check_can_publish(root)
+    now = utc_now()
+    current = manifest.load_current(root)
+    if current is None or current.run.started_at < now:
+        return now
+    started = datetime.datetime.fromisoformat(current.run.started_at)
+    return (started + datetime.timedelta(microseconds=1)).isoformat(timespec="microseconds")
+
+
+def check_inputs_kept(draft: Draft) -> None:
+    """Refuses a version that would take the place of one made of other files, if it must not.
+
+    Raises:
+      DataRefusedError: naming a file that is not among the draft's.
+    """
+    current = manifest.load_current(draft.root) if draft.keep_inputs else None
+    lacking = [] if current is None else manifest.lacking_inputs(current, draft.inputs)
+    if current is not None and lacking:
+        raise DataRefusedError(
+            f"{draft.root} was made of {len(current.inputs)} files, and {len(lacking)} of them are "
+            f"not among the input ({lacking[0]}); a day is one complete set of files: give all of "
+            "them, another --date, or --replace"
+        )
+
+
+_committing = threading.Lock()
+_abandoned: set[str] = set()
+
+
+def abandon(draft: Draft) -> bool:
+    """Gives an attempt of this process up: a commit that is going on is waited for, and none comes
+    later. True if it was not published, so that its files may be deleted."""
+    with _committing:
+        _abandoned.add(draft.attempt)
+    done = manifest.load(draft.root, draft.version)
+    return done is None or done.run.attempt != draft.attempt
+
+
 def check_file_errors(errors: Iterable[str], file_count: int) -> None:
     """Raises UnreadableInputError with one line a file if there are any."""
     listed = sorted(errors)
@@ -180,7 +228,7 @@ class _CommitFn(beam.DoFn):
         done = manifest.load(draft.root, draft.version)
         if done is not None and done.run.attempt == draft.attempt:
             # This step committed and was then run again: its files are not to be touched.
-            manifest.make_current(draft.root, done)
+            manifest.set_current(draft.root, done, draft.keep_inputs)
             return [done.version]
         check_file_errors(file_errors, len(draft.inputs))
         entries = sorted(
@@ -202,15 +250,39 @@ class _CommitFn(beam.DoFn):
                 raise DataRefusedError(f"{path}: another run made it with other settings meanwhile")
         if draft.requests is not None:
             tombstones.check_unchanged(*draft.requests)
-        winner = manifest.commit(draft.root, ours)
+        check_inputs_kept(draft)
+        _settle_files(draft, ours)
+        with _committing:
+            if draft.attempt in _abandoned:
+                raise InterruptedError("this attempt was given up")
+            winner = manifest.commit(draft.root, ours, draft.keep_inputs)
         if winner.run.attempt != draft.attempt:
             storage.delete_tree(draft.attempt_root)
+        check_inputs_kept(draft)  # another run may have become current since
         return [winner.version]
+
+
+def _settle_files(draft: Draft, ours: Manifest) -> None:
+    """Sees to it that the files are all there, and on the disk before the manifest is.
+
+    Raises:
+      DataRefusedError: if somebody removed or cut one since it was written.
+    """
+    there = {listed.path: listed.bytes for listed in storage.list_tree(draft.attempt_root)}
+    entries = {manifest.file_path(draft.root, ours, entry): entry for entry in ours.files}
+    own = {path: e for path, e in entries.items() if path.startswith(draft.attempt_root + "/")}
+    for path, entry in own.items():
+        if there.get(path) != entry.bytes:
+            raise DataRefusedError(
+                f"{path}: was removed or changed while this run was at work (expected "
+                f"{entry.bytes} bytes, got {there.get(path, 'nothing')}); nothing was published"
+            )
+    storage.sync_below(draft.root, list(own))
 
 
 def _keep_for_audit(draft: Draft, refused: Manifest, errors: list[Finding]) -> NoReturn:
     """Leaves what a manifest would have said beside the files, and refuses the version."""
-    with storage.create_writer(storage.join(draft.attempt_root, manifest.AUDIT_NAME)) as stream:
+    with storage.writing(storage.join(draft.attempt_root, manifest.AUDIT_NAME)) as stream:
         stream.write(refused.to_json())
     listed = "\n".join(f"  {line}" for line in findings.describe(errors))
     raise DataRefusedError(

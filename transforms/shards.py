@@ -94,7 +94,7 @@ def write_parquet(table: pl.DataFrame, columns: tuple[ColumnEntry, ...], path: s
         if not column.identifier and "double" not in column.type
         for leaf in [f"{column.name}.list.element" if "list" in column.type else column.name]
     ]
-    with storage.create_writer(path) as stream:
+    with storage.writing(path) as stream:
         pq.write_table(
             arrow,
             stream,

@@ -145,7 +145,7 @@ def _write(
     gzip: bool,
 ) -> FileEntry:
     full_path = storage.join(attempt_root, path)
-    with storage.create_writer(full_path) as stream:
+    with storage.writing(full_path) as stream:
         for block in blocks:
             stream.write(block)
     with storage.open_read(full_path) as stream:

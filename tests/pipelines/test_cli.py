@@ -77,7 +77,8 @@ def test_help_and_typos_are_answered_without_loading_an_engine() -> None:
 
 
 def test_looking_at_things_needs_no_engine(simulated_store: pathlib.Path) -> None:
-    said = light(["formats"], ["signals"], ["inspect", str(simulated_store)])
+    store = str(simulated_store)
+    said = light(["formats"], ["signals"], ["inspect", store], ["fsck", store, "--verify"])
     for command, (code, _, loaded, _) in said.items():
         assert code == 0, command
         assert "apache_beam" not in loaded, command
@@ -132,7 +133,12 @@ USER_ERRORS: list[tuple[list[str], str]] = [
     ([*INGEST[:3], "--format", "none.yaml", *INGEST[5:]], "none.yaml"),
     ([*INGEST[:3], "--format", "none.py", *INGEST[5:]], "none.py: no such file"),
     ([*INGEST, "--user-key", "0123456789abcdef0123456789abcdef"], ""),
+    ([*INGEST, "--store", "gs://bucket/store"], "cannot publish to gs://"),
     (BUILD, "is not an event store"),
+    ([*BUILD[:-1], "s3://bucket/dataset"], "cannot publish to s3://"),
+    (["fsck"], "arguments are required: PATH"),
+    (["fsck", "none"], "got nothing"),
+    (["fsck", "none", "--older-than", "5m"], "expected an age of at least 1h"),
     ([*BUILD[:4], "none.yaml", *BUILD[5:]], "none.yaml: no such file"),
     (["inspect", "none"], "nothing is published here"),
     (["inspect", "none", "--rows", "0"], ">= 1"),

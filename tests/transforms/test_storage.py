@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import pathlib
 import subprocess
 import sys
 import threading
 
 import google_crc32c
+import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
+from tests.crashes import faulty
 from tests.jobs import REPOSITORY
 from transforms import storage
 from transforms.errors import UsageError
@@ -86,7 +91,7 @@ def test_a_create_that_fails_leaves_nothing(
 
     monkeypatch.setattr("os.fsync", full)
     for write in (storage.create_if_absent, storage.replace):
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OSError, match=r"No space.*/a'"):
             write(str(tmp_path / "a"), b"data")
     assert list(tmp_path.iterdir()) == []
 
@@ -160,3 +165,73 @@ def test_only_an_empty_folder_is_removed(tmp_path: pathlib.Path) -> None:
     for name in ("empty", "full", "none"):
         storage.delete_if_empty(str(tmp_path / name))
     assert storage.list_folder(str(tmp_path)) == ["full"]
+
+
+def test_an_error_of_writing_names_the_path_whoever_wrote(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a full disk, of a library that says it in its own words, and of one that does not say."""
+    table = pl.DataFrame({"a": range(100_000)})
+    path = tmp_path / "full"
+    path.symlink_to("/dev/full")
+    for write in (
+        lambda stream: stream.write(bytes(1 << 20)),
+        lambda stream: table.write_ipc(stream, compression="uncompressed"),
+        lambda stream: pq.write_table(table.to_arrow(), stream),
+    ):
+        with pytest.raises(OSError) as caught, storage.writing(str(path)) as stream:
+            write(stream)
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    with pytest.raises(OSError) as caught, storage.writing(str(tmp_path / "a")):
+        raise OSError("something of its own")
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(tmp_path / "a"))
+    assert caught.value.strerror == "something of its own"
+
+
+def test_a_swap_happens_if_nothing_changed_meanwhile(tmp_path: pathlib.Path) -> None:
+    for root in (str(tmp_path), faulty.url(tmp_path / "remote")):
+        path = f"{root}/CURRENT.json"
+        assert not storage.swap(path, b"1", b"2")
+        assert storage.swap(path, None, b"1")
+        assert not storage.swap(path, None, b"2")
+        assert not storage.swap(path, b"0", b"2")
+        assert storage.swap(path, b"1", b"2")
+        assert storage.read_bytes(path) == b"2"
+
+
+def test_of_many_threads_each_swap_is_one_step(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "counter")
+    storage.swap(path, None, b"0")
+
+    def count() -> None:
+        for _ in range(20):
+            while not storage.swap(path, now := storage.read_bytes(path), b"%d" % (int(now) + 1)):
+                pass
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert storage.read_bytes(path) == b"80"
+    assert storage.list_folder(str(tmp_path)) == ["counter"]
+
+
+def test_a_tree_is_listed_with_sizes_and_times_and_links_are_not_followed(
+    tmp_path: pathlib.Path,
+) -> None:
+    (tmp_path / "a" / "deep").mkdir(parents=True)
+    (tmp_path / "a" / "deep" / "x").write_bytes(b"123")
+    (tmp_path / "a" / "empty").mkdir()
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    os.utime(tmp_path / "a" / "deep" / "x", (7, 7))
+    found = storage.list_tree(str(tmp_path))
+    assert [each.path.removeprefix(f"{tmp_path}/") for each in found] == [
+        "a/deep/x",
+        "a/empty/",
+        "b",
+    ]
+    assert (found[0].bytes, found[0].modified_s) == (3, 7.0)
+    assert storage.list_tree(str(tmp_path / "none")) == []
+    storage.delete_files([each.path for each in found], str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
