@@ -118,6 +118,7 @@ _COUNTS = {
     "after_as_of": "events left out: received after the instant of `--as-of`",
     "duplicate_across_partitions": "events left out: received again on a later day",
     "near_duplicate": "events left out: one play reported by two clients",
+    "forgotten": "events left out: of users that are forgotten",
     "sessions": "sessions",
     "immature": "{unit} withheld: their label window was not over",
     "too_short": "{short} left out: too few plays",

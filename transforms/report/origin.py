@@ -18,6 +18,7 @@ _NOT_USED = {
     "after_as_of": "received after the instant that is built as of",
     "duplicate_across_partitions": "duplicates in files of several days",
     "near_duplicate": "near duplicates of a play",
+    "forgotten": "of users that are forgotten",
 }
 _REASONS = {
     "immature": "withheld: the label window is not over",
