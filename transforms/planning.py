@@ -161,14 +161,15 @@ def plan_build(request: Request) -> Planned:
     ]
     covered, back = _check_days(request, known, read_first_us)
     watermark_us = _watermark_us(request, known, covered, read_end_us)
+    settled = _over(known, request.as_of_us)
     within = BuildRange(
         first_us=request.first_us,
         end_us=request.end_us,
         watermark_us=watermark_us,
         borders=borders,
-        play_sources=tuple(sorted(_play_sources(spec, known))),
-        like_sources=tuple(sorted(_sources_that_tell("like", known))),
-        save_sources=tuple(sorted(_sources_that_tell("save", known))),
+        play_sources=tuple(sorted(_play_sources(spec, settled))),
+        like_sources=tuple(sorted(_sources_that_tell("like", settled))),
+        save_sources=tuple(sorted(_sources_that_tell("save", settled))),
     )
     inputs = [
         _input_of(p)
@@ -231,6 +232,18 @@ def _input_of(partition: Partition) -> InputVersionEntry:
 def _was_there(partition: Partition, as_of_us: int | None) -> bool:
     """Whether a partition may hold something that was received by the instant."""
     return as_of_us is None or day_start_us(partition.day) <= as_of_us
+
+
+def _over(partitions: list[Partition], as_of_us: int | None) -> list[Partition]:
+    """Those whose day was over by the instant, and imports: what a manifest counts of a day that
+    went on may have been received after it."""
+    if as_of_us is None:
+        return partitions
+    return [
+        partition
+        for partition in partitions
+        if not partition.is_daily or day_start_us(partition.day + _ONE_DAY) <= as_of_us + 1
+    ]
 
 
 def _may_hold(partition: Partition, first_us: int, end_us: int, lateness_us: int) -> bool:
@@ -314,8 +327,8 @@ def _sources_that_tell(event_type: str, partitions: list[Partition]) -> set[str]
 def _play_sources(spec: DatasetSpec, partitions: list[Partition]) -> set[str]:
     """Sources whose plays are examples: unless the spec says, those without any impression.
 
-    Asked of the whole store, not of the days that are built, so that the builds of single days add
-    up to the build of their range.
+    Asked of the whole store as it was known, not of the days that are built, so that the builds of
+    single days add up to the build of their range.
     """
     if not isinstance(spec, RankingSpec) or spec.examples.rows == "impression":
         return set()
