@@ -12,6 +12,9 @@ import pytest
 
 from tests import jobs
 
+# Here, for the process that prints the summary collects no tests where others run them.
+from tests.leakage.summary import pytest_terminal_summary  # noqa: F401
+
 
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
