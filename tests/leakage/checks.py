@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from schemas import LISTENING_EVENT
@@ -246,9 +247,7 @@ def artefacts(lab: Lab) -> Iterator[Finding]:
 
 
 def _write_codes(folder: str, trained_until_us: int | None) -> str:
-    """A version of semantic ids."""
-    import numpy as np
-
+    """A version of semantic ids; `trained_until_us` None: it does not say."""
     tracks = pl.Series([f"t{number}" for number in range(8)])
     table = semantic_ids.codes_table(tracks, np.arange(8).reshape(8, 1) % 4)
     config = {"levels": 1, "codebook_size": 4, "trained_until_us": trained_until_us}

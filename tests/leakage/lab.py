@@ -1,11 +1,11 @@
-"""The machines M1, M2, M3 and M5 and the checks: what each says of a build is a list of findings,
-and an empty list means that it found no leak. M4 is in `null_world`.
+"""The machines M1, M2, M3 and M5: what each says of a build is a list of findings, and an empty
+list means that it found no leak. M4 is in `null_world`; what leaves nothing to compare in `checks`.
 
 A machine builds a world, changes what had not happened or was not known by some instant, builds
 again, and compares the facts (`facts`) that were known by then. None of them names a feature.
 
 One exception is granted, the documented one (docs/datasets.md): whether plays are a sync burst may
-rest on what comes shortly after. `_burst_users` says of whom that can be true at an instant, and
+rest on what comes shortly after. `_burst_rows` says of whom that can be true at an instant, and
 only rows of the 90 seconds before it are let off.
 """
 
@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from schemas import LISTENING_EVENT
 from tests import built as comparing
 from tests.leakage import worlds
 from tests.leakage.facts import Facts, facts_of, shared
@@ -35,8 +34,6 @@ CANARY = "LEAK_CANARY"
 
 # A burst is told by starts within BURST_CONTEXT_US, and by whether these plays last for LONG_US.
 BURST_KNOWN_US = BURST_CONTEXT_US + LONG_US
-
-_POST_DECISION = [field.name for field in LISTENING_EVENT.fields if field.post_decision]
 
 
 @dataclasses.dataclass(frozen=True)

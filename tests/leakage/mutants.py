@@ -2,7 +2,7 @@
 the real pipeline by one small change. The lab has to catch every one.
 
 A mutant changes a function that the pipeline calls (or what a feature's function sees), and names
-the detectors that are asked first. Its rows must differ from those of the pipeline as it is.
+the detectors that have to catch it. Its rows must differ from those of the pipeline as it is.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Mutant:
       what: the mistake, in a few words.
       open: makes it.
       datasets: specs of the world that it is built with.
-      detectors: who is asked, the first of whom has to catch it; names of `test_lab.DETECTORS`.
+      detectors: who has to catch it, each of them; names of `test_lab.DETECTORS`.
       is_in_rows: the rows of one build are others; else it takes several builds, or a build of
         what should have been refused.
     """
