@@ -311,7 +311,7 @@ def load(root: str, version: str, *, withdrawn_too: bool = False) -> Manifest | 
     path = storage.join(root, version, MANIFEST_NAME)
     try:
         found: Manifest = _parse(path, Manifest)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     if found.version != version:
         raise DataRefusedError(f"{path}: is the manifest of another version, {found.version}")
@@ -363,7 +363,7 @@ def load_current(root: str) -> Manifest | None:
 def _read_pointer(root: str) -> bytes | None:
     try:
         return storage.read_bytes(storage.join(root, POINTER_NAME))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

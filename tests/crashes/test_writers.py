@@ -134,7 +134,8 @@ def attempts(root: pathlib.Path, version: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writers do not share the lock that a process has for its attempts."""
+    """Writers do not share what a process has for its attempts."""
+    monkeypatch.setattr(publish, "_abandoned", set())
     monkeypatch.setattr(publish, "_committing", contextlib.nullcontext())
 
 
@@ -225,3 +226,36 @@ def test_an_attempt_whose_files_were_taken_away_is_refused(tmp_path: pathlib.Pat
         assert isinstance(writer.error, DataRefusedError)
         assert "was removed or changed while this run was at work" in str(writer.error)
         assert manifest.require_current(str(root), "it") == before
+
+
+def test_an_attempt_that_was_given_up_does_not_commit_later(tmp_path: pathlib.Path) -> None:
+    """As a thread that goes on while the interrupted main thread cleans up."""
+    root = tmp_path / "root"
+    before = first_version(root)
+    writer = Writer(root, "1", "v-1")
+    assert publish.abandon(writer.draft)
+    writer.start()
+    writer.step()
+    assert isinstance(writer.error, InterruptedError)
+    assert rig.committed(root) == [before]
+    published = Writer(root, "2", "v-1")
+    published.start()
+    published.step()
+    assert not publish.abandon(published.draft), "its files are those of a version"
+
+
+def test_runs_one_after_the_other_are_in_order_whatever_the_clocks_say(
+    tmp_path: pathlib.Path,
+) -> None:
+    root = tmp_path / "root"
+    assert publish.begin(str(root)) <= publish.utc_now()
+    ahead = Writer(root, "1", "v-1", started_at="2999-12-31T23:59:59.999999+00:00")
+    ahead.start()
+    ahead.step()
+    assert ahead.error is None
+    started_at = publish.begin(str(root))
+    assert started_at == "3000-01-01T00:00:00.000000+00:00"
+    later = Writer(root, "2", "v-2", started_at=started_at)
+    later.start()
+    later.step()
+    assert manifest.require_current(str(root), "it").version == "v-2"
