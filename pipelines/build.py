@@ -196,7 +196,7 @@ def build_graph(
     planned = shards.plan_shards(bucket_count, build_plan.spec.output.shards)
     _ = (
         pipeline
-        | "ListShards" >> beam.Create(planned)
+        | "ListShards" >> beam.Create([planned])
         | "BuildShards" >> building.BuildShards(build_plan)
         | "PublishVersion"
         >> publish.PublishVersion(draft, building.BuildGate(len(planned)), finish)

@@ -50,7 +50,7 @@ from transforms.tables import typed
 from transforms.tfrecord import Layout
 from transforms.tombstones import Forgotten
 
-COUNTS, SUMMARIES = "counts", "summaries"
+COUNTS, SUMMARIES, SIDE_FILES = "counts", "summaries", "side_files"
 
 KINDS: dict[str, ModuleType] = {
     "ranking": ranking,
@@ -332,7 +332,7 @@ class _BuildShardFn(beam.DoFn):
         self._rows = Metrics.counter("build", "rows")
         self._msec = Metrics.counter("build", "shard-msec")
 
-    def process(self, shard: Shard, _side_files: list[str]) -> Iterator[Any]:
+    def process(self, shard: Shard) -> Iterator[Any]:
         started = time.monotonic()
         side = load_side_tables(self._plan)
         built = build_shard(shard, self._plan, side)
@@ -347,27 +347,42 @@ class _BuildShardFn(beam.DoFn):
             yield beam.pvalue.TaggedOutput(SUMMARIES, summary.to_bytes())
 
 
+class _WriteSideTablesFn(beam.DoFn):
+    """All shards at once -> the same one by one, when what they share is there."""
+
+    def __init__(self, plan: BuildPlan) -> None:
+        self._plan = plan
+
+    def process(self, listed: list[Shard]) -> Iterator[Any]:
+        for entry in write_side_tables(self._plan):
+            yield beam.pvalue.TaggedOutput(SIDE_FILES, entry)
+        yield from listed
+
+
 @dataclasses.dataclass
 class BuildShards(beam.PTransform):
-    """PCollection of Shard -> dict of `files` (FileEntry) and `counts`, both JSON text, and
-    `summaries` (Summary as bytes)."""
+    """PCollection of one list of Shard -> dict of `files` (FileEntry) and `counts`, both JSON text,
+    and `summaries` (Summary as bytes).
+
+    Shards wait for the side tables by passing through the step that writes them, not by a side
+    input: Beam's bundle runner loses outputs of a step with a side input and several outputs.
+    """
 
     plan: BuildPlan
 
-    def expand(self, pcoll: beam.PCollection[Shard]) -> dict[str, beam.PCollection[Any]]:
-        side_files = (
-            pcoll.pipeline
-            | "StartSideTables" >> beam.Create([self.plan])
-            | "WriteSideTables" >> beam.FlatMap(write_side_tables).with_output_types(str)
+    def expand(self, pcoll: beam.PCollection[list[Shard]]) -> dict[str, beam.PCollection[Any]]:
+        started = (
+            pcoll
+            | "WriteSideTables"
+            >> beam.ParDo(_WriteSideTablesFn(self.plan)).with_outputs(SIDE_FILES, main="shards")
         )
         outputs = (
-            pcoll
+            typed(started["shards"], Shard)
             | "SpreadShards" >> beam.Reshuffle()
             | "BuildShard"
-            >> beam.ParDo(_BuildShardFn(self.plan), beam.pvalue.AsList(side_files)).with_outputs(
-                COUNTS, SUMMARIES, main="files"
-            )
+            >> beam.ParDo(_BuildShardFn(self.plan)).with_outputs(COUNTS, SUMMARIES, main="files")
         )
+        side_files = typed(started[SIDE_FILES], str)
         files_of_shards = typed(outputs["files"], str)
         return {
             "files": (files_of_shards, side_files) | "AllFiles" >> beam.Flatten(),

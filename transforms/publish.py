@@ -27,6 +27,7 @@ from transforms.manifest import (
     InputVersionEntry,
     Manifest,
 )
+from transforms.tables import typed
 
 _SHOWN_PROBLEMS = 10
 
@@ -324,19 +325,18 @@ class PublishVersion(beam.PTransform):
 
     def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> beam.PCollection[str]:
         pipeline = pcolls["files"].pipeline
-        for name, kind in (("file_errors", str), ("summaries", bytes)):
-            if name not in pcolls:
-                none = pipeline | f"No_{name}" >> beam.Create([]).with_output_types(kind)
-                pcolls = {**pcolls, name: none}
+        kinds = {"files": str, "counts": str, "file_errors": str, "summaries": bytes}
+        for name, kind in kinds.items():
+            given = [pcolls[name]] if name in pcolls else []
+            # Not directly: of a step with several outputs Beam's bundle runner makes one side input.
+            gathered = given | f"Gather_{name}" >> beam.Flatten(pipeline=pipeline)
+            pcolls = {**pcolls, name: typed(gathered, kind)}
         return (
             pipeline
             | "StartCommit" >> beam.Create([0])
             | "Commit"
             >> beam.ParDo(
                 _CommitFn(self.draft, self.gate, self.finish),
-                files=beam.pvalue.AsList(pcolls["files"]),
-                counts=beam.pvalue.AsList(pcolls["counts"]),
-                file_errors=beam.pvalue.AsList(pcolls["file_errors"]),
-                summaries=beam.pvalue.AsList(pcolls["summaries"]),
+                **{name: beam.pvalue.AsList(pcolls[name]) for name in kinds},
             ).with_output_types(str)
         )

@@ -261,8 +261,8 @@ class DatasetSpec(StrictModel):
 
     @property
     def right_context_us(self) -> int:
-        """How far after a day its labels look."""
-        return self.label_reach_us + BURST_CONTEXT_US
+        """How far after a day its labels look: its last row is a microsecond before its end."""
+        return self.label_reach_us + BURST_CONTEXT_US - 1
 
     @property
     def pool_days(self) -> int:
@@ -302,8 +302,7 @@ class RetrievalSpec(DatasetSpec):
 
     @property
     def left_context_us(self) -> int:
-        excluded_us = self.negatives.exclude_days * DAY_US
-        return max(super().left_context_us, excluded_us + self.sessions.rule.left_context_us)
+        return max(super().left_context_us, self.negatives.exclude_days * DAY_US)
 
     @pydantic.model_validator(mode="after")
     def _no_censored(self) -> RetrievalSpec:
@@ -359,7 +358,7 @@ class SequencesSpec(DatasetSpec):
 
     @property
     def left_context_us(self) -> int:
-        history_us = self.history_days * DAY_US + self.sessions.rule.cap_us
+        history_us = self.history_days * DAY_US
         return max(super().left_context_us, history_us + BURST_CONTEXT_US)
 
 

@@ -125,7 +125,7 @@ def rewrite_file(job: Job, table: pl.DataFrame) -> None:
     others = [each for each in found.files if each is not entry]
     changed = found.model_copy(update={"files": (*others, entry.model_copy(update=digest))})
     (pathlib.Path(root) / found.version / manifest.MANIFEST_NAME).write_bytes(changed.to_json())
-    manifest.set_current(root, changed)
+    manifest.point_to(root, changed)
 
 
 def test_scan_finds_rows(published: tuple[Job, dict[int, str]]) -> None:
