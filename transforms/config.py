@@ -50,8 +50,10 @@ def parse_yaml(text: str, model: type[ModelT], name: str) -> ModelT:
         raise UsageError(f"{name}{line}: not valid YAML: {_first_line(error)}") from None
     except RecursionError:
         raise UsageError(f"{name}: not valid YAML: nested too deeply") from None
-    except (ValueError, AttributeError, TypeError) as error:  # of a scalar: 2026-99-99, !!int x
-        raise UsageError(f"{name}: not valid YAML: {_first_line(error)}") from None
+    except (ValueError, AttributeError, TypeError, LookupError):  # of 2026-99-99, !!int x, !!bool x
+        raise UsageError(
+            f"{name}: not valid YAML: a date, number or tagged value that is none"
+        ) from None
     if not isinstance(data, dict):
         got = "nothing" if data is None else type(data).__name__
         raise UsageError(f"{name}: expected a mapping of fields, got {got}")

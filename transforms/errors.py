@@ -6,6 +6,14 @@ Anything else that escapes a job is a bug of Playhead and keeps its traceback.
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """The text on one line, with escapes for what a terminal would obey instead of show."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode()
+        for each in text
+    )
+
+
 class PlayheadError(Exception):
     """Base of all errors that are not bugs. The message says what was wrong and what to do.
 
@@ -39,7 +47,7 @@ class InputFileError(PlayheadError):
         self.problem = problem
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.problem}"
+        return f"{printable(self.path)}: {self.problem}"
 
 
 class UnreadableInputError(PlayheadError):
