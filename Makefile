@@ -9,7 +9,7 @@ COMPILE = .venv-uv/bin/uv pip compile --quiet --generate-hashes --custom-compile
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock bench clean
+.PHONY: help setup demo test soak check format lock bench clean
 MAKEFLAGS += --no-print-directory
 
 help:  ## list the targets
@@ -28,6 +28,9 @@ demo: .venv/.ready  ## simulate listening, ingest it, build a dataset and show t
 
 test: .venv/.ready  ## run the tests; ARGS="-k sessions" narrows them
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+soak: .venv/.ready  ## fuzz what reads files of others, for minutes; ARGS as for test
+	@PLAYHEAD_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 0 tests/hostile/test_fuzz.py $(ARGS)
 
 check: .venv/.ready  ## lint, formatting, types, generated schemas and pages
 	@$(BIN)/ruff check --quiet $(CODE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
-import pathlib
 import re
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Hostile specs, mappings, manifests, pointers, stores and side tables: one line, exit code 2 or 3."""
+"""Hostile specs, mappings, manifests, pointers, stores, side tables and names: one line each."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def forged_heads() -> dict[str, Callable[[bytes], bytes]]:
 def test_a_forged_tfrecord_is_refused(name: str) -> None:
     table = jobs.table(jobs.plays(3)).select("user_id", "played_ms")
     data = b"".join(bytes(each) for each in tfrecord.file_blocks(table, "example", gzip=False))
-    with pytest.raises(manifest.DataRefusedError, match="record 0|record 2"):
+    with pytest.raises(manifest.DataRefusedError, match=r"record [02]"):
         list(tfrecord.read_records(forged_heads()[name](data)))
 
 

@@ -1,7 +1,7 @@
 """No reader takes what is not the file that was published: it refuses, and names the file.
 
-Readers are: builds (the store's files), `inspect` and `diff` (a dataset's), all by way of
-`manifest.read_verified`; and what the formats themselves offer to those who read without a manifest:
+Readers are: builds (of the store's files), `inspect` and `diff` (of a dataset's), all by way of
+`manifest.read_verified`; and what the formats themselves offer to who reads without a manifest:
 checksums of Parquet pages and of TFRecord records.
 """
 
@@ -55,8 +55,9 @@ def built(
         spec = root / f"{kind}.yaml"
         spec.write_text(f"kind: {kind}\n{MORE.get(kind, '')}" + SHARED.replace("GZIP", gzip))
         output = root / kind
-        found[kind] = str(output), jobs.build(
-            simulated_store, spec, "2026-01-05", "2026-01-07", output
+        found[kind] = (
+            str(output),
+            jobs.build(simulated_store, spec, "2026-01-05", "2026-01-07", output),
         )
     return found
 
@@ -107,8 +108,8 @@ def test_without_a_manifest_checksums_of_pages_and_records_see_it(
     built: dict[str, tuple[str, Manifest]], kind: str,
     record_property: Callable[[str, object], None],
 ) -> None:  # fmt: skip
-    """The footer of a Parquet file has none: for that there is the manifest's SHA-256. The header of
-    a page has none either, but no change of it gives other rows."""
+    """The footer of a Parquet file has none: for that there is the manifest's SHA-256. The header
+    of a page has none either, but no change of it gives other rows."""
     counts = {"by checksums of records": 0, "by checksums of pages": 0}
     for path, entry in shard_files(built, kind):
         data = pathlib.Path(path).read_bytes()

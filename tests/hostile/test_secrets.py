@@ -1,9 +1,9 @@
 """Neither the pseudonym key nor what is personal in a raw log is found in anything that is written.
 
-Canaries stand in every place of the raw logs where something personal can: user ids, names, addresses,
-in well-formed rows, broken rows, unknown fields and columns. Then every file, every line of log at
-level DEBUG, every message, and the graph that is sent to workers is searched for them: as text, hex,
-base64, percent-encoded and UTF-16, and compressed files by what they hold.
+Canaries stand in every place of the raw logs where something personal can: user ids, names,
+addresses, in well-formed rows, broken rows and unknown fields. Then every file, every line of log
+at level DEBUG, every message, and the graph that is sent to workers is searched for them: as text,
+hex, base64, percent-encoded and UTF-16, and compressed files by what they hold.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import base64
 import gzip
 import json
 import logging
-import os
 import pathlib
 import pickle
 import urllib.parse
@@ -99,7 +98,7 @@ def test_the_search_finds_what_is_there(secret: str, tmp_path: pathlib.Path) -> 
 
 
 def raw_log(folder: pathlib.Path) -> pathlib.Path:
-    """JSON lines with canaries in good rows, in rows broken in several ways, and in unknown keys."""
+    """JSON lines with canaries in good rows, in broken rows, and in unknown keys."""
     lines = []
     for number, event in enumerate(jobs.plays(400, users=len(USERS))):
         event |= {"user_id": USERS[number % len(USERS)], "email": OTHERS[0], "ip_addr": OTHERS[1]}
@@ -110,10 +109,8 @@ def raw_log(folder: pathlib.Path) -> pathlib.Path:
         {"event_time": OTHERS[0]}, {"event_time": USERS[1]}, {"time_quality": OTHERS[2]},
         {"event_type": OTHERS[3]}, {"played_ms": -5}, {"user_id": OTHERS[0] * 90},
     ]  # fmt: skip
-    lines += [
-        json.dumps(jobs.event(user_id=USERS[2]) | each, default=str) for each in broken
-    ]
-    lines += [f'{{"user_id": "{USERS[0]}", cut', f"{OTHERS[0]},{OTHERS[1]},{KEY[:0]}"]
+    lines += [json.dumps(jobs.event(user_id=USERS[2]) | each, default=str) for each in broken]
+    lines += [f'{{"user_id": "{USERS[0]}", cut', f"{OTHERS[0]},{OTHERS[1]}"]
     folder.mkdir()
     (folder / "log.jsonl").write_text("\n".join(lines))
     return folder / "log.jsonl"
@@ -164,7 +161,9 @@ def test_no_canary_is_written_logged_or_sent(
     assert not any("Traceback" in each.err for each in ended)
     said = "".join(each.out + each.err for each in ended) + caplog.text
     assert found_in(said.encode()) == set()
-    wrote = [path for path in (store, output, tmp_path / "again", refused, scratch) if path.exists()]
+    wrote = [
+        path for path in (store, output, tmp_path / "again", refused, scratch) if path.exists()
+    ]
     assert leaks(*wrote, tmp_path / "s.pbtxt") == {}
     users = set(jobs.stored(store)["user_id"])
     known = [*USERS, OTHERS[0] * 90]  # a pseudonym is short, however long the id was
@@ -194,7 +193,6 @@ def test_no_canary_is_in_the_graph_the_options_or_the_display_data(
         json.dumps([str(each) for each in argv]).encode(),
     ]
     assert [found_in(each) for each in said] == [set()] * len(said)
-    assert pathlib.Path(f"/proc/{os.getpid()}/cmdline").exists()
 
 
 def test_a_dictionary_of_all_ids_does_not_find_them_without_the_key() -> None:

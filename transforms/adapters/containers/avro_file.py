@@ -1,8 +1,8 @@
 """Avro container files: top-level scalar fields as columns.
 
 * Blocks are decoded some at a time: by Polars where all fields are flat (ten times faster), else,
-  and where Polars fails, record by record. Fields that are not read are skipped, never built: a list
-  of empty lists takes seventy times its bytes.
+  and where Polars fails, record by record. Fields that are not read are skipped, never built: a
+  list of empty lists takes seventy times its bytes.
 * A block's records end where the block ends. Polars does not look: a record of ours is put at the
   end of what it decodes, and must come out as the last one.
 * Text that is not UTF-8 spoils its row (`bad_utf8`), never the file.

@@ -39,6 +39,6 @@ MAX_SCHEMA_FIELDS = 512
 FREE_ROWS = 1_000_000
 MAX_ROWS_PER_BYTE = 4
 
-# A file most of whose rows are no events is given up after so many of them: each takes a line of the
-# quarantine, so that a few kilobytes could fill a disk.
+# A file most of whose rows are no events is given up after so many of them: each takes a line of
+# the quarantine, so that a few kilobytes could fill a disk.
 MAX_REJECTS = 500_000
