@@ -70,7 +70,8 @@ def runs(cases: Iterable[Case]) -> Iterable[Run]:
     groups = collections.defaultdict(list)
     for case in cases:
         groups[case.format, isinstance(case.ends, Refused)].append(case)
-    for (_, refused), group in groups.items():
+    # Refused ones last: libraries keep the address space that a bomb took from the process.
+    for (_, refused), group in sorted(groups.items(), key=lambda item: item[0][1]):
         size = NAMED_IN_A_MESSAGE if refused else len(group)
         yield from (group[at : at + size] for at in range(0, len(group), size))
 
