@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pipelines import cli, console
-from transforms.errors import UsageError
+from transforms.errors import UsageError, printable
 from transforms.version import __version__
 
 if TYPE_CHECKING:
@@ -124,6 +124,13 @@ def _list_inputs(patterns: list[str]) -> list[tuple[str, int]]:
                 "an empty day)"
             )
         listed.update((storage.absolute(path), size) for path, size in found)
+    for path in listed:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"--input: {printable(path)}: expected a name in UTF-8; rename the file"
+            ) from None
     return sorted(listed.items())
 
 

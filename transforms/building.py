@@ -371,11 +371,9 @@ class BuildShards(beam.PTransform):
     plan: BuildPlan
 
     def expand(self, pcoll: beam.PCollection[list[Shard]]) -> dict[str, beam.PCollection[Any]]:
-        started = (
-            pcoll
-            | "WriteSideTables"
-            >> beam.ParDo(_WriteSideTablesFn(self.plan)).with_outputs(SIDE_FILES, main="shards")
-        )
+        started = pcoll | "WriteSideTables" >> beam.ParDo(
+            _WriteSideTablesFn(self.plan)
+        ).with_outputs(SIDE_FILES, main="shards")
         outputs = (
             typed(started["shards"], Shard)
             | "SpreadShards" >> beam.Reshuffle()

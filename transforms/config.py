@@ -76,11 +76,11 @@ def parse_yaml(text: str, model: type[ModelT], name: str) -> ModelT:
       UsageError: with one line for each problem.
     """
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            # A few of them, one inside the other, stand for more values than there is memory.
-            raise UsageError(f"{name}: has an alias (*name); write the value out")
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
+        if root is not None and _has_alias(root):
+            # A few of them, one inside the other, stand for more values than there is memory.
+            raise UsageError(f"{name}: has an alias (*name); write the value out")
         mistakes = [] if root is None else list(_misread(loader, root, model))
         data = None if root is None or mistakes else loader.construct_document(root)
     except yaml.YAMLError as error:
@@ -89,8 +89,10 @@ def parse_yaml(text: str, model: type[ModelT], name: str) -> ModelT:
         raise UsageError(f"{name}{line}: not valid YAML: {_first_line(error)}") from None
     except RecursionError:
         raise UsageError(f"{name}: not valid YAML: nested too deeply") from None
-    except (ValueError, AttributeError, TypeError) as error:  # of a scalar: !!int x
-        raise UsageError(f"{name}: not valid YAML: {_first_line(error)}") from None
+    except (ValueError, AttributeError, TypeError, LookupError):  # of a scalar: !!int x, !!bool x
+        raise UsageError(
+            f"{name}: not valid YAML: a date, number or tagged value that is none"
+        ) from None
     if not mistakes and not isinstance(data, dict):
         raise UsageError(f"{name}: expected {_FIELDS}, got {_got(data)}")
     if not mistakes:
@@ -130,16 +132,27 @@ def _children(node: yaml.Node) -> Iterator[tuple[Any, yaml.Node]]:
 
 
 def _nodes(root: yaml.Node) -> Iterator[tuple[_Loc, yaml.Node]]:
-    """Every node once with its place, the root first."""
-    seen = {id(root)}
+    """Every node with its place, the root first."""
     left: collections.deque[tuple[_Loc, yaml.Node]] = collections.deque([((), root)])
     while left:
         loc, node = left.popleft()
         yield loc, node
-        for part, child in _children(node):
-            if id(child) not in seen:  # an alias
+        left.extend(((*loc, part), child) for part, child in _children(node))
+
+
+def _has_alias(root: yaml.Node) -> bool:
+    """Whether a node stands in two places."""
+    seen, left = {id(root)}, [root]
+    while left:
+        value = left.pop().value
+        parts = value if isinstance(value, list) else []
+        for part in parts:
+            for child in part if isinstance(part, tuple) else (part,):
+                if id(child) in seen:
+                    return True
                 seen.add(id(child))
-                left.append(((*loc, part), child))
+                left.append(child)
+    return False
 
 
 def _misread(

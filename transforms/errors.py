@@ -15,6 +15,14 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     return close[0] if close else None
 
 
+def printable(text: str) -> str:
+    """The text on one line, with escapes for what a terminal would obey instead of show."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode()
+        for each in text
+    )
+
+
 class PlayheadError(Exception):
     """Base of all errors that are not bugs. The message says what was wrong and what to do.
 
@@ -48,7 +56,7 @@ class InputFileError(PlayheadError):
         self.problem = problem
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.problem}"
+        return f"{printable(self.path)}: {self.problem}"
 
 
 class UnreadableInputError(PlayheadError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
-import pathlib
 import re
 from collections.abc import Iterator
 
@@ -26,7 +25,7 @@ CALLS = {
 }  # fmt: skip
 # What of others is read as Arrow IPC: nothing. The files of a shuffle are our own.
 IPC = {"read_ipc", "scan_ipc", "open_file", "open_stream", "read_feather"}
-OWN_FILES = {"transforms/exchange.py", "transforms/buckets.py", "transforms/tables.py"}
+OWN_FILES = {"transforms/exchange.py", "transforms/tables.py", "transforms/building.py"}
 
 
 def forbidden(tree: ast.AST) -> Iterator[str]:

@@ -16,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 
-import polars as pl
 import pytest
 
 from tests import jobs
@@ -71,7 +70,8 @@ def runs(cases: Iterable[Case]) -> Iterable[Run]:
     groups = collections.defaultdict(list)
     for case in cases:
         groups[case.format, isinstance(case.ends, Refused)].append(case)
-    for (_, refused), group in groups.items():
+    # Refused ones last: libraries keep the address space that a bomb took from the process.
+    for (_, refused), group in sorted(groups.items(), key=lambda item: item[0][1]):
         size = NAMED_IN_A_MESSAGE if refused else len(group)
         yield from (group[at : at + size] for at in range(0, len(group), size))
 
@@ -154,22 +154,12 @@ def failures(folder: pathlib.Path, cases: list[Case]) -> list[str]:
     return [f"{run[0].name}: {what}" for run, what in single.values()]
 
 
-PARTS: dict[str, Callable[[], Iterable[Case]]] = {
-    "compressed text": corpus.compressed_text,
-    "JSON lines": corpus.json_lines,
-    "JSON arrays": corpus.json_arrays,
-    "delimited text": corpus.delimited,
-    "Parquet": corpus.parquet_files,
-    "Avro": corpus.avro_files,
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", corpus.PARTS)
 def test_a_hostile_file_ends_as_it_should(
     part: str, tmp_path: pathlib.Path, record_property: Callable[[str, object], None]
 ) -> None:
-    cases = list(PARTS[part]())
+    cases = list(corpus.PARTS[part]())
     assert failures(tmp_path, cases) == []
     quarantined = sum(isinstance(case.ends, Rows) and bool(case.ends.rejects) for case in cases)
     refused = sum(isinstance(case.ends, Refused) for case in cases)
@@ -178,8 +168,8 @@ def test_a_hostile_file_ends_as_it_should(
 
 
 def test_the_corpus_is_small_and_names_each_file_once() -> None:
-    names = collections.Counter()
-    for make in PARTS.values():
+    names: collections.Counter[str] = collections.Counter()
+    for make in corpus.PARTS.values():
         for case in make():
             names[case.name.lower()] += 1
             assert len(case.data) <= corpus.MIB, case.name
@@ -201,4 +191,4 @@ def test_the_limit_is_one_that_ends_a_process(tmp_path: pathlib.Path) -> None:
         text=True, check=False,
     )  # fmt: skip
     assert "MemoryError" in done.stderr
-    assert pl.Series(done.stdout.splitlines()).to_list() == ["greedy"]
+    assert done.stdout.splitlines() == ["greedy"]

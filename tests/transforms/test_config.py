@@ -120,7 +120,7 @@ def test_the_root_must_be_a_mapping(text, got):
 
 @pytest.mark.parametrize(
     "text",
-    ["name: [a\n", "name: a\n\tb: c\n", "a: !!python/object:os.x {}\n"],
+    ["name: [a\n", "name: a\n\tb: c\n", "name: &x a\nb: *y\n", "a: !!python/object:os.x {}\n"],
 )
 def test_not_yaml_names_the_line(text):
     (line,) = errors_of(text)
@@ -128,9 +128,9 @@ def test_not_yaml_names_the_line(text):
     assert "not valid YAML" in line
 
 
-def test_an_alias_is_refused_whatever_it_names():
-    for text in ("name: &x a\nb: *x\n", "name: &x a\nb: *y\n"):
-        assert errors_of(text) == ["spec.yaml: has an alias (*name); write the value out"]
+def test_an_alias_is_refused():
+    (line,) = errors_of("name: &x a\nb: *x\n")
+    assert line == "spec.yaml: has an alias (*name); write the value out"
 
 
 def test_two_documents_in_one_file_are_refused():

@@ -50,7 +50,8 @@ UNDISLIKE = "undislike_not_supported"
 _ACTIONS = {"listen": "play", "dislike": "hide"}  # like and unlike keep their names
 _SURFACES = {0: "home", 1: "unknown"}
 _COMMON = ("uid", "timestamp", "item_id", "is_organic")
-_LISTEN = ("played_ratio_pct", "track_length_seconds")
+_LISTEN_BITS = {"played_ratio_pct": 16, "track_length_seconds": 32}
+_LISTEN = tuple(_LISTEN_BITS)
 
 
 def _integer(name: str) -> pl.Expr:
@@ -59,8 +60,8 @@ def _integer(name: str) -> pl.Expr:
 
 
 def _factor(name: str) -> pl.Expr:
-    """`_integer`; null beyond 31 bits (the source has 32 and 16), so that no product wraps."""
-    return pl.when(_integer(name).abs() < 1 << 31).then(_integer(name))
+    """`_integer`; null beyond the source's own width, so that no product wraps."""
+    return pl.when(_integer(name).abs() < 1 << _LISTEN_BITS[name]).then(_integer(name))
 
 
 def _events(raw: pl.DataFrame, source: str, action: pl.Expr) -> pl.DataFrame:
