@@ -174,7 +174,9 @@ def _micro(value: pl.Expr) -> pl.Expr:
 def _experiments(rows: pl.LazyFrame) -> Counts:
     inside = rows.filter(pl.col("experiment_id").is_not_null())
     # A row an arm that a user was in, which all that follows is counted from; null is none.
-    arms = inside.group_by("experiment_id", "user_id", "variant").agg(rows=pl.len()).collect().lazy()
+    arms = (
+        inside.group_by("experiment_id", "user_id", "variant").agg(rows=pl.len()).collect().lazy()
+    )
     no_variant = pl.col("variant").is_null()
     users = arms.group_by("experiment_id", "user_id").agg(
         arms=pl.col("variant").count(), without_variant=pl.col("rows").filter(no_variant).sum()
