@@ -1,7 +1,7 @@
 """Every kind of dataset from one store: events a second, what statistics and gates add, TFRecord
 against Parquet, memory of a bucket.
 
-    python -m benchmarks.kinds --events 4000000 --runs 3 [--write-docs]
+    python -m benchmarks.kinds --events 4000000 --runs 5 [--write-docs]
 
 Makes the input of `benchmarks.run` and stores of it, then runs each task of
 `benchmarks.kind_tasks` for each shipped spec in a process of its own.
@@ -105,14 +105,28 @@ def summaries(store: pathlib.Path, out: pathlib.Path, runs: int) -> list[list[st
 
 def formats(store: pathlib.Path, out: pathlib.Path, runs: int) -> list[list[str]]:
     """TFRecord against Parquet for the same rows, written and read back."""
-    lines = [["kind", "rows", "Parquet rows/s", "TFRecord rows/s", "TFRecord", "stock TFRecord"]]
+    lines = [
+        [
+            "kind",
+            "rows",
+            "Parquet rows/s",
+            "TFRecord rows/s",
+            "TFRecord",
+            "its CPU",
+            "stock TFRecord",
+        ]
+    ]
     for kind in KINDS:
         told = perform("formats", kind, store, out, runs)
         rows, seconds = told["rows"], told["seconds"]
         rates = [[rows / each for each in seconds[name]] for name in ("parquet", "tfrecord")]
         against = [
-            [a / b for a, b in zip(seconds[name], seconds["parquet"], strict=True)]
-            for name in ("tfrecord", "stock")
+            [a / b for a, b in zip(clock[name], clock["parquet"], strict=True)]
+            for name, clock in (
+                ("tfrecord", seconds),
+                ("tfrecord", told["cpu_seconds"]),
+                ("stock", seconds),
+            )
         ]
         lines.append(
             [
@@ -153,14 +167,42 @@ NOTES = {
 A build with statistics, tallies, exposure checks, gates, report and card over one that only writes
 the same rows, in turn in one process. To be at most 20 % of the time.""",
     "TFRecord against Parquet": """\
-The train rows of a shard, written, read back and hashed, in turn in one process. The last two
-columns are seconds over those of Parquet, and ours is to be at most 2. Stock is the encoder of
+The train rows of a shard, written, read back and hashed, in turn in one process. The last three
+columns are seconds over those of Parquet, and ours are to be at most 2. Stock is the encoder of
 tfx_bsl with Beam's framing, without reading back; it has no SequenceExample, which sequences and
 sessions are, and makes Examples of them.""",
     "Memory": """\
 A shard a bucket, one at a time; what the process held before is left out. The peak follows the
 events of a bucket, not those of the input.""",
 }
+
+
+# What the page begins with, of each kind's first line of a section.
+GLANCE = {
+    "events/s": ("Builds", "events/s"),
+    "added by statistics, gates, pages": ("What statistics, gates and pages add", "added time"),
+    "TFRecord over Parquet": ("TFRecord against Parquet", "TFRecord"),
+    "MiB added by a bucket": ("Memory", "added MiB"),
+    "bytes an event of it": ("Memory", "bytes an event of it"),
+}
+
+
+def glance(sections: dict[str, list[list[str]]]) -> list[list[str]]:
+    """The figures of GLANCE, a line a kind."""
+
+    def figure(kind: str, title: str, column: str) -> str:
+        head, *lines = sections[title]
+        return next(line[head.index(column)] for line in lines if line[0] == kind)
+
+    return [
+        ["kind", *GLANCE],
+        *([kind, *(figure(kind, *where) for where in GLANCE.values())] for kind in KINDS),
+    ]
+
+
+def _markdown(table: list[list[str]]) -> list[str]:
+    head, *lines = (f"| {' | '.join(cells)} |" for cells in table)
+    return [head, "| --- |" + " ---: |" * (len(table[0]) - 1), *lines, ""]
 
 
 def page(events: int, runs: int, sections: dict[str, list[list[str]]]) -> str:
@@ -171,18 +213,16 @@ def page(events: int, runs: int, sections: dict[str, list[list[str]]]) -> str:
         f"specs: medians of {runs} runs, with the smallest and the largest. Written by",
         "`make bench KINDS_ARGS=--write-docs`.", "",
     ]  # fmt: skip
+    lines += _markdown(glance(sections))
     for title, table in sections.items():
-        lines += [f"## {title}", "", NOTES[title], ""]
-        lines += [f"| {' | '.join(cells)} |" for cells in table]
-        lines.insert(-len(table) + 1, "| --- |" + " ---: |" * (len(table[0]) - 1))
-        lines.append("")
+        lines += [f"## {title}", "", NOTES[title], "", *_markdown(table)]
     return "\n".join([*lines, *run.machine_lines(), ""])
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.kinds", description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, default=4_000_000, metavar="N")
-    parser.add_argument("--runs", type=int, default=3, metavar="N")
+    parser.add_argument("--runs", type=int, default=5, metavar="N")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("bench"))
     parser.add_argument("--write-docs", action="store_true", help=f"write docs/{PAGE.name}")
     args = parser.parse_args(argv)
@@ -206,6 +246,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"\n{title} (load {os.getloadavg()[0]:.1f})")
             run.print_table(sections[title])
             sys.stdout.flush()
+        print("\nAt a glance")
+        run.print_table(glance(sections))
     except run.ContenderError as error:
         print(error, file=sys.stderr)
         return 1

@@ -451,11 +451,11 @@ class _Numbers(_Stored):
 
     def _in_order(self, coarser_bits: int = 0) -> _Cells:
         """All cells in order of value."""
-        joined: Counter[int] = Counter()
-        for code, count in self.cells.items():
-            joined[code >> coarser_bits] += count
-        codes = np.fromiter(joined.keys(), np.int64, len(joined))
-        counts = np.fromiter(joined.values(), np.int64, len(joined))
+        fine = np.fromiter(self.cells.keys(), np.int64, len(self.cells))
+        in_fine = np.fromiter(self.cells.values(), np.int64, len(self.cells))
+        codes, cell = np.unique(fine >> coarser_bits, return_inverse=True)
+        counts = np.zeros(len(codes), np.int64)
+        np.add.at(counts, cell, in_fine)
         unit = 1.0 if self.kind.type == _Type.INT else 0.0
         if self.kind.width:
             left = codes * float(self.kind.width)

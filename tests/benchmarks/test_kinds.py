@@ -43,8 +43,9 @@ def test_a_build_and_what_its_pages_add(kind, store, tmp_path):
 @pytest.mark.slow
 def test_formats_and_buckets(store, tmp_path):
     told = kinds.perform("formats", "sessions", store, tmp_path / "out", 2)
-    assert set(told["seconds"]) == {"parquet", "tfrecord", "stock"}
-    assert all(len(each) == 2 and min(each) > 0 for each in told["seconds"].values())
+    for clock in (told["seconds"], told["cpu_seconds"]):
+        assert set(clock) == {"parquet", "tfrecord", "stock"}
+        assert all(len(each) == 2 and min(each) > 0 for each in clock.values())
     assert told["rows"] > 0
     told = kinds.perform("bucket", "sessions", store, tmp_path / "out", 1)
     assert told["buckets"] == 8
@@ -84,12 +85,26 @@ def test_a_task_that_fails_says_why(tmp_path):
         kinds.perform("build", "ranking", tmp_path / "none", tmp_path / "out", 1)
 
 
-def test_the_page_has_a_table_a_section():
-    sections = {title: [["kind", "a"], ["ranking", "1"]] for title in kinds.NOTES}
+def test_the_page_has_a_table_a_section_and_begins_with_the_figures_of_each_kind():
+    columns = {title: ["kind"] for title in kinds.NOTES}
+    for title, column in kinds.GLANCE.values():
+        columns[title].append(column)
+    sections = {
+        title: [names, *([kind, *(f"{kind} {name} {turn}" for name in names[1:])]
+                         for turn in (1, 2) for kind in kinds.KINDS)]
+        for title, names in columns.items()
+    }  # fmt: skip
     lines = kinds.page(5, 3, sections).splitlines()
-    table = ["| kind | a |", "| --- | ---: |", "| ranking | 1 |"]
     for title, note in kinds.NOTES.items():
-        at = lines.index(f"## {title}")
-        assert lines[at + 2 : at + 2 + len(note.splitlines())] == note.splitlines()
-        assert lines[at + 3 + len(note.splitlines()) :][:3] == table
+        at = lines.index(f"## {title}") + 2
+        end = at + len(note.splitlines())
+        assert lines[at:end] == note.splitlines()
+        shown = [line.strip("| ").split(" | ") for line in lines[end + 1 : end + 11]]
+        assert [shown[0], *shown[2:]] == sections[title]
+        assert shown[1] == ["---"] + ["---:"] * (len(columns[title]) - 1)
+    first = [line for line in lines if line.startswith("|")][:6]
+    assert first[0] == f"| kind | {' | '.join(kinds.GLANCE)} |"
+    for kind, line in zip(kinds.KINDS, first[2:], strict=True):
+        figures = [f"{kind} {column} 1" for _, column in kinds.GLANCE.values()]
+        assert line == f"| {' | '.join([kind, *figures])} |"
     assert kinds.spread([3.0, 1.0, 2.0], ".1f") == "2.0 (1.0 to 3.0)"

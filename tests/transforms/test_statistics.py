@@ -6,6 +6,7 @@ import datetime
 import itertools
 import math
 import statistics as plain
+from collections import Counter
 
 import numpy as np
 import polars as pl
@@ -270,6 +271,18 @@ def test_extreme_numbers_and_times_do_not_break_the_cells():
 def test_nulls_in_a_list_are_values_that_are_not_summarized():
     stats = feature_of([[1, None], [3]], pl.List(pl.Int64())).num_stats
     assert (stats.common_stats.tot_num_values, stats.mean) == (3, 2.0)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from([(cell << 48) + low for cell in (0, 7, 65_535) for low in range(4)]))
+)
+def test_hashes_are_counted_as_one_by_one_where_many_share_a_cell(drawn):
+    hashes = np.array(drawn, np.uint64)
+    found = statistics._Hashes.of(hashes, (hashes >> np.uint64(48)).astype(np.int64))
+    counted = zip(found.hashes.tolist(), found.counts.tolist(), strict=True)
+    assert sorted(counted) == sorted(Counter(drawn).items())
+    assert hashes[found.at].tolist() == found.hashes.tolist()
 
 
 @pytest.mark.parametrize("parts", [1, 7])
