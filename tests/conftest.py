@@ -14,7 +14,7 @@ import pytest
 from tests import jobs
 
 # Here, for the process that prints the summary collects no tests where others run them.
-from tests.leakage.summary import pytest_terminal_summary  # noqa: F401
+from tests.leakage.summary import pytest_terminal_summary
 
 
 @pytest.fixture(scope="session", autouse=True)

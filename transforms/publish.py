@@ -328,7 +328,7 @@ class PublishVersion(beam.PTransform):
         kinds = {"files": str, "counts": str, "file_errors": str, "summaries": bytes}
         for name, kind in kinds.items():
             given = [pcolls[name]] if name in pcolls else []
-            # Not directly: of a step with several outputs Beam's bundle runner makes one side input.
+            # Not as it is: of a step with several outputs the bundle runner makes one side input.
             gathered = given | f"Gather_{name}" >> beam.Flatten(pipeline=pipeline)
             pcolls = {**pcolls, name: typed(gathered, kind)}
         return (

@@ -155,7 +155,8 @@ def test_a_hostile_side_table_is_one_line(
     path = tmp_path / "side.parquet"
     path.write_bytes(catalogs()[name])
     spec = tmp_path / "spec.yaml"
-    spec.write_text("kind: ranking\nlabels: {lateness_days: 0}\noutput: {shards: 1}\n")
+    drawn = "kind: retrieval\nnegatives: {sources: [{type: uniform, count: 1}]}\n"
+    spec.write_text(f"{drawn}labels: {{lateness_days: 0}}\noutput: {{shards: 1}}\n")
     argv = jobs.build_argv(small_store, spec, jobs.DAY, jobs.DAY, tmp_path / "out", option, path)
     one_line(jobs.call(*argv), 2, "side.parquet")
 

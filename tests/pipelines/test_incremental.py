@@ -23,7 +23,8 @@ import pytest
 
 from tests import jobs, planned, strategies
 from transforms.building import BuildPlan
-from transforms.planning import Planned, day_start_us
+from transforms.coverage import day_start_us
+from transforms.planning import Planned
 from transforms.specs import DatasetSpec
 from transforms.timeline import DAY_US
 
