@@ -14,7 +14,7 @@ import pytest
 from tests import jobs
 
 # Here, for the process that prints the summary collects no tests where others run them.
-from tests.leakage.summary import pytest_terminal_summary
+from tests.summary import pytest_terminal_summary  # noqa: F401
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -83,18 +83,3 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     monkeypatch.setattr(socket.socket, "connect", connect_own)
     yield tried
     assert tried == []
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Shows what tests counted: faults, kills, interleavings."""
-    counted = [
-        text
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        for name, text in getattr(report, "user_properties", [])
-        if name == "counted" and getattr(report, "when", "") == "call"
-    ]
-    if counted:
-        terminalreporter.section("counted")
-        for line in counted:
-            terminalreporter.line(line)

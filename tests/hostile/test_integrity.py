@@ -29,7 +29,7 @@ ENDS = 12  # bytes at the start and at the end, each of which is flipped too
 
 SHARED = """\
 labels: {horizon_hours: 6}
-splits: {validation_from: 2026-01-06, test_from: 2026-01-07, gap_hours: 1}
+splits: {validation_from: 2026-01-06, test_from: 2026-01-07, gap_hours: 0}
 output: {shards: 1, formats: [parquet, tfrecord], tfrecord_gzip: GZIP}
 gates: {drift: null, rows_fall: null, label_shift: null}
 """

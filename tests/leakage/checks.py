@@ -20,9 +20,9 @@ from tests.leakage.facts import INPUTS
 from tests.leakage.lab import Finding, Lab, compare
 from tests.leakage.worlds import ONE_DAY, Built, World
 from transforms import building, files, manifest, publish, semantic_ids
+from transforms.coverage import day_start_us
 from transforms.errors import PlayheadError
 from transforms.negatives import DRAWN
-from transforms.planning import day_start_us
 from transforms.specs import RetrievalSpec
 from transforms.timeline import DAY_US
 

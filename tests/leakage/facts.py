@@ -27,8 +27,8 @@ import dataclasses
 import polars as pl
 
 from tests.leakage.worlds import Built, World, day_us
+from transforms.coverage import day_start_us
 from transforms.labels import SCROBBLE_MS
-from transforms.planning import day_start_us
 from transforms.timeline import DAY_US
 
 # Families of columns that a model may use as inputs, as the manifest declares them.

@@ -26,8 +26,8 @@ from tests.leakage.facts import Facts, facts_of, shared
 from tests.leakage.worlds import UTC_US, Built, World, event, table_of
 from transforms.building import Summary
 from transforms.bursts import BURST_CONTEXT_US, LONG_US
+from transforms.coverage import day_start_us
 from transforms.events import ValidityRules
-from transforms.planning import day_start_us
 from transforms.timeline import DAY_US, HOUR_US, MINUTE_US
 
 CANARY = "LEAK_CANARY"

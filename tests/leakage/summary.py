@@ -17,7 +17,7 @@ _HEAD = ("Channel", "Opened by", "Caught by", "First evidence")
 _EVIDENCE = 110
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+def show_mutants(terminalreporter: Any) -> None:
     """Shows the table of the mutants that ran."""
     ran = [
         json.loads(value)

@@ -327,8 +327,8 @@ def test_no_file_of_a_version_knows_of_what_came_after_its_days(
     jobs.ok(
         *jobs.ingest_argv(raw, tmp_path / "store", "--date", D[11], "--all-days", "--buckets", 2)
     )
-    argv = (tmp_path / "store", spec, D[2], D[4], tmp_path / "made", "--catalog", catalog)
-    published = jobs.build(*argv)
+    known = ["--catalog", catalog] if kind == "retrieval" else []
+    published = jobs.build(tmp_path / "store", spec, D[2], D[4], tmp_path / "made", *known)
     assert sum(published.counts["splits"].values()) > 20
     for entry in published.files:
         path = pathlib.Path(manifest.file_path(str(tmp_path / "made"), published, entry))

@@ -27,10 +27,11 @@ from transforms.adapters.base import EVENT_SCHEMA, OFFSET, RawTable
 from transforms.buckets import split_by_bucket
 from transforms.building import BuildPlan
 from transforms.counts import Counts
+from transforms.coverage import day_start_us
 from transforms.datasets.rows import SideTables
 from transforms.events import ValidityRules
 from transforms.manifest import FileEntry
-from transforms.planning import Request, day_start_us, plan_build
+from transforms.planning import Request, plan_build
 from transforms.specs import (
     DatasetSpec,
     RankingSpec,
@@ -182,7 +183,7 @@ def build_store(world: World, folder: str, write: bool = False) -> dict[str, Bui
             first_day=world.days[0],
             last_day=world.days[1],
             as_of_us=world.as_of_us,
-            catalog=catalog,
+            catalog=catalog if spec.kind == "retrieval" else None,
             semantic_ids=world.semantic_ids if spec.kind == "sequences" else None,
         )
         root = tempfile.mkdtemp(dir=folder)
