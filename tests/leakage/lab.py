@@ -26,7 +26,7 @@ from tests.leakage.facts import Facts, facts_of, shared
 from tests.leakage.worlds import UTC_US, Built, World, event, table_of
 from transforms.building import Summary
 from transforms.bursts import BURST_CONTEXT_US, LONG_US
-from transforms.coverage import day_start_us
+from transforms.coverage import ONE_DAY, day_start_us
 from transforms.events import ValidityRules
 from transforms.timeline import DAY_US, HOUR_US, MINUTE_US
 
@@ -265,7 +265,8 @@ def perturb_unknown(lab: Lab, cuts: Iterable[int] | None = None) -> list[Finding
     found: list[Finding] = []
     for number, cut_us in enumerate(cuts or as_of_instants(lab.world)):
         rng = np.random.default_rng([9, number])
-        days = lab.world.days[0], min(day_of(cut_us), lab.world.days[1])
+        # Days that were over by then: a build as of it asks for no later ones.
+        days = lab.world.days[0], min(day_of(cut_us + 1) - ONE_DAY, lab.world.days[1])
         asked = dataclasses.replace(lab.world, as_of_us=cut_us, days=days)
         unknown = pl.col("received_time").to_physical() > cut_us
         rest = asked.events.filter(unknown)

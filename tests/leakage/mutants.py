@@ -18,6 +18,7 @@ import pytest
 
 from transforms import (
     building,
+    coverage,
     events,
     hashing,
     item_pools,
@@ -128,6 +129,7 @@ def _(patch: Patch) -> None:
         return read(dataclasses.replace(file, lateness_days=None), columns, first, end, None)
 
     patch.setattr(store, "read_events", whenever)
+    patch.setattr(coverage, "is_over", lambda _day, _as_of_us: True)
 
 
 @mutant("L5", "item counts are those at the end of the day", "ranking", "M1")
@@ -243,9 +245,9 @@ def _(patch: Patch) -> None:
 def _(patch: Patch) -> None:
     choose = rows.choose
 
-    def at_once(heard: Any, wanted: Any, closes: Any, spec: Any, within: Any, **more: Any) -> Any:
+    def at_once(heard: Any, wanted: Any, closes: Any, over: Any, spec: Any, within: Any) -> Any:
         known = dataclasses.replace(within, watermark_us=1 << 61)
-        return choose(heard, wanted, closes, spec, known, **more)
+        return choose(heard, wanted, closes, over, spec, known)
 
     patch.setattr(rows, "choose", at_once)
 

@@ -111,7 +111,8 @@ def drawn_world(log: strategies.Log) -> World:
     output = log.spec.output.model_copy(update={"shards": worlds.BUCKETS})
     spec = log.spec.model_copy(update={"output": output})
     if spec.kind == "sequences":
-        spec = spec.model_copy(update={"period": "day"})
+        whole_days = spec.splits.model_copy(update={"gap_hours": 0.0})  # for a vocabulary
+        spec = spec.model_copy(update={"period": "day", "splits": whole_days})
     return World(
         events,
         {spec.kind: spec},
