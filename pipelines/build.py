@@ -137,8 +137,8 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, BuildPlan, Finis
 
     path = _spec_path(args.spec)
     spec = load_spec(path)
-    publish.check_place(args.output, "dataset", spec.name, "--output")
     started_at = publish.begin(args.output)  # before the store is looked at
+    publish.check_place(args.output, "dataset", spec.name, "--output")
     planned = plan_build(
         Request(
             store=args.store,
@@ -208,12 +208,12 @@ def summary_rows(manifest: Manifest) -> list[tuple[str, str]]:
     from transforms import counts as row_counts
 
     counts = manifest.counts
-    examples = counts.get("examples", 0)
+    examples, after = counts.get("examples", 0), counts.get("after_as_of", 0)
     rows = [
         ("partitions read", f"{len(manifest.inputs):,}"),
         ("events read", f"{row_counts.events_read(counts):,}"),
         ("  late", f"{counts.get('late', 0):,}"),
-        ("  received after --as-of", f"{counts.get('after_as_of', 0):,}"),
+        *([("  received after --as-of", f"{after:,}")] if after else []),
         ("  duplicates across partitions", f"{counts.get('duplicate_across_partitions', 0):,}"),
         ("    of other content", f"{counts.get('conflicting_across_partitions', 0):,}"),
         ("  near duplicates", f"{counts.get('near_duplicate', 0):,}"),

@@ -162,7 +162,6 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, IngestPlan]:
     root = store.partition_root(args.store, args.date)
     started_at = publish.begin(root)  # before the files are listed: who begins later knows more
     adapter = get_adapter(args.format)
-    root = store.partition_root(args.store, args.date)
     store.check_place(args.store)
     publish.check_place(root, "events", args.date.isoformat(), "--store")
     inputs = _list_inputs(args.input)

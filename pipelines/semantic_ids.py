@@ -137,8 +137,8 @@ def plan(args: argparse.Namespace, runner: str) -> tuple[Draft, Embeddings, Sema
 
     if importlib.util.find_spec("sklearn") is None:
         raise UsageError(f"{_LIBRARY} is not installed; pip install 'playhead[semantic-ids]'")
-    publish.check_place(args.output, semantic_ids.KIND, semantic_ids.KIND, "--output")
     started_at = publish.begin(args.output)  # before the files are listed
+    publish.check_place(args.output, semantic_ids.KIND, semantic_ids.KIND, "--output")
     inputs = _list_inputs(args.embeddings)
     source = embeddings.describe(
         tuple(entry.path for entry in inputs), args.id_column, args.vector_column

@@ -605,8 +605,7 @@ def finish(root: str, old: Manifest, new: Manifest) -> None:
         withdrawn_at=utc_now(), successor=new.version, files=tuple(sorted(own - needed))
     )
     manifest.withdraw(root, old.version, said)
-    for path in said.files:
-        storage.delete_file(storage.join(root, path))
+    storage.delete_files([storage.join(root, path) for path in said.files], root)
 
 
 # --- Beam -----------------------------------------------------------------------------------------

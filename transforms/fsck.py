@@ -16,7 +16,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 
-from transforms import manifest, storage, store
+from transforms import manifest, storage, store, tombstones
 from transforms.errors import DataRefusedError, UsageError
 from transforms.manifest import (
     ATTEMPT_PREFIX,
@@ -24,8 +24,10 @@ from transforms.manifest import (
     MANIFEST_NAME,
     POINTER_NAME,
     SPILL_FOLDER,
+    WITHDRAWN_NAME,
     FileEntry,
     Manifest,
+    Withdrawn,
 )
 from transforms.storage import Listed
 
@@ -72,6 +74,7 @@ class Root:
       path: of the folder.
       listing: every file below.
       versions: name -> manifest of what is published there.
+      withdrawn: name -> why a version is not read any more; what it lists counts for nothing.
       current: the version that `CURRENT.json` names; None if there is none.
       problems: manifests and pointers that cannot be read or followed.
     """
@@ -79,6 +82,7 @@ class Root:
     path: str
     listing: list[Listed]
     versions: dict[str, Manifest]
+    withdrawn: dict[str, Withdrawn]
     current: Manifest | None
     problems: list[str]
 
@@ -125,7 +129,9 @@ def roots(path: str) -> tuple[list[Root], list[Stray]]:
             root = storage.join(path, *_relative(path, listed.path)[:2])
             inside.get(root, between).append(listed)
         between = [
-            listed for listed in between if _relative(path, listed.path) != [store.STORE_FILE]
+            listed
+            for listed in between
+            if _relative(path, listed.path)[0] not in (store.STORE_FILE, tombstones.FOLDER)
         ]
         return [_look(root, found) for root, found in inside.items()], _loose(path, between)
     one = _look(path, listing)
@@ -143,11 +149,15 @@ def _relative(root: str, path: str) -> list[str]:
 
 def _look(path: str, listing: list[Listed]) -> Root:
     """Reads the manifests and the pointer of a root."""
-    versions, problems, current = {}, [], None
+    versions, withdrawn, problems, current = {}, {}, [], None
     for listed in listing:
         parts = _relative(path, listed.path)
         if len(parts) == 2 and parts[1] == MANIFEST_NAME:
             try:
+                said = manifest.load_withdrawn(path, parts[0])
+                if said is not None:
+                    withdrawn[parts[0]] = said
+                    continue
                 found = manifest.load(path, parts[0])
             except (DataRefusedError, OSError) as error:
                 problems.append(str(error))
@@ -159,7 +169,7 @@ def _look(path: str, listing: list[Listed]) -> Root:
     except (DataRefusedError, OSError) as error:
         if str(error) not in problems:
             problems.append(str(error))
-    return Root(path, listing, versions, current, problems)
+    return Root(path, listing, versions, withdrawn, current, problems)
 
 
 def _version_folders(root: Root) -> set[str]:
@@ -210,7 +220,7 @@ def _strays(root: Root, wanted: dict[str, FileEntry]) -> list[Stray]:
         parts = _relative(root.path, listed.path)
         if listed.path in wanted or parts == [POINTER_NAME]:
             continue
-        if parts[0] in folders and parts[1:] == [MANIFEST_NAME]:
+        if parts[0] in folders and parts[1:] in ([MANIFEST_NAME], [WITHDRAWN_NAME]):
             continue
         if parts[0] in folders and len(parts) > 1 and parts[1].startswith(ATTEMPT_PREFIX):
             depth = 2
@@ -250,7 +260,16 @@ def _loose(root: str, files: list[Listed]) -> list[Stray]:
 
 
 def _notes(root: Root) -> list[str]:
-    """A version that a run published, but died before it made it current."""
+    """Versions that were withdrawn; and one that a run published, but died before it made it
+    current."""
+    gone = [
+        f"{root.path}/{name}: withdrawn for a deletion; {said.successor} takes its place"
+        for name, said in sorted(root.withdrawn.items())
+    ]
+    return gone + _not_current(root)
+
+
+def _not_current(root: Root) -> list[str]:
     with_rows = [
         each for each in root.versions.values() if each.kind == "events" or each.status == "OK"
     ]

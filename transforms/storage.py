@@ -275,13 +275,14 @@ def delete_tree(path: str) -> None:
 
 
 def delete_files(paths: list[str], root: str) -> None:
-    """Deletes files below a folder, and with them local folders in it that this leaves empty."""
+    """Deletes files below a folder, and with them local folders in it that this leaves empty. Missing
+    ones are fine."""
     if not paths:
         return
     if not is_local(root):
         from apache_beam.io.filesystems import FileSystems
 
-        FileSystems.delete(paths)
+        FileSystems.delete([path for path in paths if FileSystems.exists(path)])
         return
     for path in paths:
         if not path.endswith("/"):

@@ -23,7 +23,7 @@ from tests.hostile import corpus
 from tests.hostile.corpus import Case, Refused, Rows
 
 # Address space, of which 0.8 GiB are what the libraries map before they have read anything.
-LIMIT_BYTES = 2 << 30
+LIMIT_BYTES = 3 << 30
 TIMEOUT_S = 240  # of all commands of a process, on a machine that does other work too
 ENVIRONMENT = {
     "POLARS_MAX_THREADS": "2", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",

@@ -39,7 +39,7 @@ def write_spec(folder: pathlib.Path, name: str) -> pathlib.Path:
     path = folder / f"{name}.yaml"
     path.write_text(
         f"kind: {spec['kind']}\nname: {name}\nlabels: {{horizon_hours: 2}}\n"
-        f"splits: {{validation_days: 1, test_days: 1}}\n{spec['more']}\n"
+        f"splits: {{validation_days: 1, test_days: 1, gap_hours: 0}}\n{spec['more']}\n"
         f"output: {{shards: 4, formats: {spec['formats']}, tfrecord_gzip: true}}\n"
     )
     return path
@@ -379,7 +379,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, number: int, after: bool) -> list[
 
         return wrapped
 
-    for name in ("create_if_absent", "replace", "create_writer", "delete_file", "delete_tree"):
+    for name in ("create_if_absent", "replace", "create_writer", "delete_files", "delete_tree"):
         monkeypatch.setattr(storage, name, wrap(name))
     return tried
 
