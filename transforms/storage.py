@@ -275,8 +275,8 @@ def delete_tree(path: str) -> None:
 
 
 def delete_files(paths: list[str], root: str) -> None:
-    """Deletes files below a folder, and with them local folders in it that this leaves empty. Missing
-    ones are fine."""
+    """Deletes files below a folder, and with them local folders in it that this leaves empty; files
+    that are not there are fine."""
     if not paths:
         return
     if not is_local(root):

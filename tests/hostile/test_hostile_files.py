@@ -181,7 +181,7 @@ def test_the_limit_is_one_that_ends_a_process(tmp_path: pathlib.Path) -> None:
     code = (
         "import sys; sys.argv[1:] = [sys.argv[1]]; from tests.hostile import runner\n"
         "from tests import jobs\n"
-        "jobs.call = lambda *_: bytearray(int(2.5 * 2**30))\n"
+        "jobs.call = lambda *_: bytearray(int(3.5 * 2**30))\n"
         "runner.main()\n"
     )
     plan = tmp_path / "plan.json"

@@ -22,7 +22,6 @@ from tests import jobs
 from transforms import hashing, manifest, tfrecord
 from transforms.errors import DataRefusedError
 from transforms.manifest import FileEntry, Manifest
-from transforms.splits import SPLITS
 
 OFFSETS = 200
 ENDS = 12  # bytes at the start and at the end, each of which is flipped too
@@ -176,7 +175,7 @@ def test_a_build_refuses_a_flipped_file_of_the_store_and_names_it(
 
 def first_shard(root: str, published: Manifest) -> pathlib.Path:
     """The one that `inspect` shows rows of."""
-    shards = [e for e in published.files if e.role in SPLITS and e.format == "parquet" and e.rows]
+    shards = [e for e in published.files_of("train") if e.format == "parquet" and e.rows]
     return pathlib.Path(manifest.file_path(root, published, shards[0]))
 
 

@@ -20,7 +20,7 @@ from pipelines import forget as forget_job
 from tests import jobs
 from transforms import forgetting, manifest, pseudonyms, storage, store, tombstones
 from transforms.manifest import Manifest
-from transforms.store import Partition
+from transforms.store import PartitionRef
 
 SPECS = {
     "ranking": {"kind": "ranking", "formats": "[parquet, tfrecord]", "more": ""},
@@ -189,16 +189,14 @@ def test_user_is_nowhere(world: World) -> None:
 
 def with_item_counts_of(monkeypatch: pytest.MonkeyPatch, counted: pathlib.Path) -> None:
     """Builds take item counts, which still count the user, from another store."""
-    real = Partition.files
+    real = PartitionRef.item_days
 
-    def files(self: Partition, role: str) -> list[Any]:
-        if role == "item_day":
-            root = store.partition_root(str(counted), self.day)
-            current = manifest.require_current(root, "a partition")
-            return real(Partition(root, self.day, current), role)
-        return real(self, role)
+    def item_days(self: PartitionRef) -> list[pl.DataFrame]:
+        root = str(counted / "events" / pathlib.Path(self.root).name)
+        current = manifest.require_current(root, "a partition")
+        return real(PartitionRef(root, current.version, current.digest(), self.lateness_days))
 
-    monkeypatch.setattr(Partition, "files", files)
+    monkeypatch.setattr(PartitionRef, "item_days", item_days)
 
 
 @pytest.mark.slow

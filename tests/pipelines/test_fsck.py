@@ -251,7 +251,7 @@ def test_a_file_that_another_version_lists_is_no_stray(tmp_path: pathlib.Path) -
     entry = manifest.FileEntry(
         path="train/a.parquet", role="train", rows=1, bytes=2, sha256="0" * 64
     )
-    root = fsck.Root(str(tmp_path), listing, {}, None, [])
+    root = fsck.Root(str(tmp_path), listing, {}, {}, None, [])
     (stray,) = fsck.examine(root, {listing[0].path: entry}).strays
     assert (stray.kind, stray.path, stray.files) == ("file", listing[1].path, (listing[1],))
 
@@ -272,3 +272,13 @@ def test_what_is_no_root_is_one_line(made: pathlib.Path, tmp_path: pathlib.Path)
         ended = jobs.call("fsck", made / "store", f"--older-than={wrong}")
         assert ended.code == 2
         assert "at least 1h" in ended.err
+
+
+def test_a_store_that_forgot_somebody_is_whole(tmp_path: pathlib.Path) -> None:
+    """Withdrawn versions lack files on purpose, and are said; tombstones are no strays."""
+    raw = jobs.write(tmp_path / "raw.parquet", jobs.plays(40))
+    jobs.ingest(raw, tmp_path / "store", "--buckets", 2)
+    jobs.ok("forget", "--store", tmp_path / "store", "--user", "u3")
+    ended = jobs.ok("fsck", tmp_path / "store", "--verify")
+    assert "no strays" in ended.out
+    assert "withdrawn for a deletion" in ended.out + ended.err
