@@ -7,6 +7,7 @@ COMPILE = .venv-uv/bin/uv pip compile --quiet --generate-hashes --custom-compile
 	--no-emit-index-url --no-emit-find-links \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_36 $(UPGRADE)
 WORKERS ?= 2
+FUZZ_S ?= 300
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test soak check format lock bench clean
@@ -23,15 +24,20 @@ setup: .venv/.ready  ## build .venv from requirements/lock.txt (again when the l
 .venv-bench/.ready: requirements/bench.txt $(LOCK_INPUTS)
 	@requirements/make_venv.sh .venv-bench requirements/bench.txt
 
+.venv-soak/.ready: requirements/soak.txt $(LOCK_INPUTS)
+	@requirements/make_venv.sh .venv-soak requirements/soak.txt
+
 demo: .venv/.ready  ## simulate listening, ingest it, build a dataset and show the report
 	@$(BIN)/python -m pipelines.demo
 
 test: .venv/.ready  ## run the tests; ARGS="-k sessions" narrows them
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-soak: .venv/.ready  ## run what proves things for longer: every fault, more logs, fuzzing
-	@PLAYHEAD_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 7200 tests/leakage tests/crashes \
-		tests/hostile $(ARGS)
+soak: .venv-soak/.ready  ## every fault, more logs, fuzzing for FUZZ_S seconds each: hours
+	@PLAYHEAD_SOAK=1 .venv-soak/bin/python -m pytest -n $(WORKERS) --timeout 7200 tests/leakage \
+		tests/crashes tests/hostile $(ARGS)
+	@for kind in $$(.venv-soak/bin/python -m tests.hostile.fuzz --list); do \
+		.venv-soak/bin/python -m tests.hostile.fuzz $$kind -max_total_time=$(FUZZ_S) || exit 1; done
 
 check: .venv/.ready  ## lint, formatting, types, generated schemas and pages
 	@$(BIN)/ruff check --quiet $(CODE)
@@ -50,12 +56,14 @@ lock:  ## resolve requirements/*.in anew; UPGRADE=--upgrade takes newer versions
 	@$(COMPILE) requirements/playhead.in --override requirements/overrides.txt -o requirements/lock.txt
 	@$(COMPILE) requirements/bench.in --override requirements/overrides.txt -c requirements/lock.txt \
 		-o requirements/bench.txt
+	@$(COMPILE) requirements/soak.in --override requirements/overrides.txt -c requirements/lock.txt \
+		-o requirements/soak.txt
 
 bench: .venv-bench/.ready  ## measure against Polars, DuckDB, Spark and plain Beam, and each kind
 	@.venv-bench/bin/python -m benchmarks.run $(ARGS)
 	@.venv-bench/bin/python -m benchmarks.kinds $(KINDS_ARGS)
 
 clean:  ## remove environments, caches and what demo and bench wrote
-	@rm -rf .venv .venv-bench .venv-uv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage \
+	@rm -rf .venv .venv-bench .venv-soak .venv-uv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage \
 		build dist demo bench *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

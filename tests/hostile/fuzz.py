@@ -2,8 +2,9 @@
 
     python -m tests.hostile.fuzz jsonl -max_total_time=60 [options of libFuzzer] [folder of seeds]
 
-The first argument is a format of `corpus.GOOD`, `spec` or `manifest`. An exception that is not
-ours, more than 2 GiB, or 60 s for one input end the run; the input lies in `crash-...` then.
+The first argument is a format of `corpus.GOOD`, `spec` or `manifest`; `--list` names them. An
+exception that is not ours, more than 2 GiB, or 60 s for one input end the run; the input lies in
+`crash-...` then.
 """
 
 from __future__ import annotations
@@ -42,9 +43,15 @@ def _manifest(data: bytes) -> None:
                 read()
 
 
+_OWN = {"spec": _spec, "manifest": _manifest}
+
+
 def main() -> None:
     kind = sys.argv.pop(1)
-    read = {"spec": _spec, "manifest": _manifest}.get(kind)
+    if kind == "--list":
+        print(*corpus.GOOD, *_OWN)
+        return
+    read = _OWN.get(kind)
     folder = pathlib.Path(tempfile.mkdtemp())
     if read is None:
         name, _ = corpus.GOOD[kind]

@@ -7,12 +7,14 @@ Versions are compared whole: every file's checksum, statistics, report and card 
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import os
 import pathlib
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import apache_beam as beam
 import polars as pl
@@ -21,7 +23,7 @@ from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 
 from pipelines import cli
 from tests import jobs
-from transforms import manifest
+from transforms import building, exchange, ingestion, manifest, publish
 
 FIRST, LAST = datetime.date(2026, 1, 5), datetime.date(2026, 1, 6)
 DAYS = [FIRST + datetime.timedelta(days=number) for number in range(5)]
@@ -155,8 +157,32 @@ def bundles(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def deaths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the bundle runner, which tries again, every step of ours dies twice after its work."""
+    bundles(monkeypatch)
+    for kind in (
+        ingestion._ReadEventsFn, ingestion._WriteBucketFn, exchange._SpillFn, publish._CommitFn,
+        building._WriteSideTablesFn, building._BuildShardFn,
+    ):  # fmt: skip
+        monkeypatch.setattr(kind, "process", dying(kind.process))
+
+
+def dying(whole: Callable[..., Any]) -> Callable[..., Any]:
+    left = ["once", "twice"]
+
+    @functools.wraps(whole)  # and with it the type hints
+    def process(self: Any, *args: Any, **kwargs: Any) -> Any:
+        made = list(whole(self, *args, **kwargs) or [])
+        if left:
+            raise RuntimeError(f"died {left.pop()} after its work was done")
+        return iter(made)
+
+    return process
+
+
 RUNNERS: dict[str, tuple[list[str], Callable[[pytest.MonkeyPatch], None] | None]] = {
     "bundle runner": ([], bundles),
+    "steps that die": ([], deaths),
     "bundle repeat": (["--direct_runner_bundle_repeat", "3"], None),
     "5 threads": (["--direct_running_mode", "multi_threading", "--direct_num_workers", "5"], None),
 }
