@@ -1,27 +1,22 @@
 """An engine that tries a bundle again: every step does its work and then fails, three times; or
 four times, which is once too often.
 
-Builds are not run on the retrying runner of Beam: where a step has a side input and several outputs
-(BuildShard), it gives the next step other outputs or none (Beam 2.72; the conservation check then
-refuses the version). Their steps are done over instead, as a retry does.
+The steps of a build are done over in place here; `test_determinism.py` runs whole builds on the
+retrying runner.
 """
 
 from __future__ import annotations
 
-import collections
 import functools
 import pathlib
 from typing import Any
 
-import apache_beam as beam
 import pytest
-from apache_beam.runners.direct import transform_evaluator
-from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 
-from pipelines import cli
 from tests import jobs
 from tests.crashes import rig
 from tests.crashes.faulty import Plan
+from tests.retrying import MAX_TRIES, fail_bundles
 from transforms import building, ingestion, publish
 
 STEPS = ["ReadEvents/AdaptFile", "WriteBuckets/WriteBucket", "PublishPartition/Commit"]
@@ -30,7 +25,6 @@ BUILD_STEPS = [
     (building._BuildShardFn, "process"),
     (publish._CommitFn, "process"),
 ]
-MAX_TRIES = 4  # of the runner, as of Dataflow
 
 
 @pytest.fixture(scope="module")
@@ -43,37 +37,12 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> rig.Job:
     return rig.job("build-local", tmp_path_factory.mktemp("build"))
 
 
-def fail(monkeypatch: pytest.MonkeyPatch, step: str, times: int) -> collections.Counter[str]:
-    """The first bundles of every step of that name fail when their work is done.
-
-    Returns:
-      Label of each step -> how often its bundles were tried.
-    """
-    tries: collections.Counter[str] = collections.Counter()
-    whole = transform_evaluator._ParDoEvaluator.finish_bundle
-
-    def finish_bundle(evaluator: Any) -> Any:
-        result = whole(evaluator)
-        label = evaluator._applied_ptransform.full_label
-        tries[label] += 1
-        if step in label and tries[label] <= times:
-            raise RuntimeError(f"{label} fails, try {tries[label]}")
-        return result
-
-    monkeypatch.setattr(transform_evaluator._ParDoEvaluator, "finish_bundle", finish_bundle)
-    monkeypatch.setattr(
-        cli, "make_pipeline",
-        lambda options: beam.Pipeline(runner=BundleBasedDirectRunner(), options=options),
-    )  # fmt: skip
-    return tries
-
-
 @pytest.mark.slow
 def test_every_step_may_fail_three_times(
     ingest: rig.Job, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = ingest.copy(tmp_path / "place")
-    tries = fail(monkeypatch, "", MAX_TRIES - 1)
+    tries = fail_bundles(monkeypatch, "", MAX_TRIES - 1)
     ended = place.run(Plan())
     assert ended.code == 0, ended.err
     place.check(ended, "retried")
@@ -98,7 +67,7 @@ def test_a_step_that_fails_four_times_fails_the_job(
     for number, step in enumerate(STEPS):
         place = ingest.copy(tmp_path / str(number))
         with monkeypatch.context() as patched:
-            fail(patched, step, MAX_TRIES)
+            fail_bundles(patched, step, MAX_TRIES)
             ended = place.run(Plan())
         assert ended.code == 1, step
         assert step in ended.err

@@ -7,23 +7,18 @@ Versions are compared whole: every file's checksum, statistics, report and card 
 from __future__ import annotations
 
 import datetime
-import functools
 import json
 import os
 import pathlib
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
 
-import apache_beam as beam
 import polars as pl
 import pytest
-from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 
-from pipelines import cli
-from tests import jobs
-from transforms import building, exchange, ingestion, manifest, publish
+from tests import jobs, retrying
+from transforms import manifest
 
 FIRST, LAST = datetime.date(2026, 1, 5), datetime.date(2026, 1, 6)
 DAYS = [FIRST + datetime.timedelta(days=number) for number in range(5)]
@@ -149,40 +144,14 @@ def test_files_cut_shuffled_and_sent_twice_do_not_matter(
         assert {path: found[name][path] for path in data} == {p: plain[name][p] for p in data}
 
 
-def bundles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        cli,
-        "make_pipeline",
-        lambda options: beam.Pipeline(runner=BundleBasedDirectRunner(), options=options),
-    )
-
-
-def deaths(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the bundle runner, which tries again, every step of ours dies twice after its work."""
-    bundles(monkeypatch)
-    for kind in (
-        ingestion._ReadEventsFn, ingestion._WriteBucketFn, exchange._SpillFn, publish._CommitFn,
-        building._WriteSideTablesFn, building._BuildShardFn,
-    ):  # fmt: skip
-        monkeypatch.setattr(kind, "process", dying(kind.process))
-
-
-def dying(whole: Callable[..., Any]) -> Callable[..., Any]:
-    left = ["once", "twice"]
-
-    @functools.wraps(whole)  # and with it the type hints
-    def process(self: Any, *args: Any, **kwargs: Any) -> Any:
-        made = list(whole(self, *args, **kwargs) or [])
-        if left:
-            raise RuntimeError(f"died {left.pop()} after its work was done")
-        return iter(made)
-
-    return process
+def failing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step fails twice after its work, and is done again."""
+    retrying.fail_bundles(monkeypatch, "", 2)
 
 
 RUNNERS: dict[str, tuple[list[str], Callable[[pytest.MonkeyPatch], None] | None]] = {
-    "bundle runner": ([], bundles),
-    "steps that die": ([], deaths),
+    "bundle runner": ([], retrying.use_bundle_runner),
+    "steps that die": ([], failing),
     "bundle repeat": (["--direct_runner_bundle_repeat", "3"], None),
     "5 threads": (["--direct_running_mode", "multi_threading", "--direct_num_workers", "5"], None),
 }

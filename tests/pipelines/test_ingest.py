@@ -17,11 +17,10 @@ import fastavro
 import polars as pl
 import pytest
 import zstandard
-from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 
-from pipelines import cli, ingest
+from pipelines import ingest
 from schemas import LISTENING_EVENT, forms
-from tests import jobs
+from tests import jobs, retrying
 from transforms import buckets, ingestion, manifest
 from transforms.events import STORE_SCHEMA
 from transforms.store import ITEM_DAY_SCHEMA, QUARANTINE_SCHEMA
@@ -653,10 +652,7 @@ def test_bundles_that_fail_and_are_tried_again_make_the_same_bytes(
         ingestion._ReadEventsFn, ingestion._WriteBucketFn, exchange._SpillFn, publish._CommitFn,
     ):  # fmt: skip
         dying(kind)
-    monkeypatch.setattr(
-        cli, "make_pipeline",
-        lambda options: beam.Pipeline(runner=BundleBasedDirectRunner(), options=options),
-    )  # fmt: skip
+    retrying.use_bundle_runner(monkeypatch)
     store = tmp_path / "store"
     published = jobs.ingest(day_of(simulated) / "*", store, "--buckets", 4)
     assert len(list(deaths.iterdir())) == 8, died
