@@ -44,17 +44,13 @@ def _name(root: str) -> int:
 
 
 def _move(args: argparse.Namespace) -> int:
-    from transforms import manifest, storage
+    from transforms import manifest
 
     wanted = args.set.rstrip("/")
     # Not `resolve`: the pointer may be what is damaged.
     found = manifest.load(args.root, wanted) if "/" not in wanted else None
     if found is None:
-        names = [
-            name
-            for name in storage.list_folder(args.root)
-            if storage.exists(storage.join(args.root, name, manifest.MANIFEST_NAME))
-        ]
+        names = manifest.versions(args.root)
         close = closest(wanted, names)
         hint = f"; did you mean {close}?" if close else f" ({len(names)} versions are)"
         raise UsageError(f"--set: no version {wanted!r} is published in {args.root}{hint}")

@@ -35,6 +35,7 @@ from transforms import (
     vocabulary,
 )
 from transforms.counts import Counts
+from transforms.coverage import day_of
 from transforms.datasets import ranking, retrieval, rows, sequences, sessions
 from transforms.datasets.rows import BuildRange, Built, SideTables
 from transforms.features import item
@@ -108,7 +109,7 @@ class BuildPlan:
     @property
     def days(self) -> tuple[datetime.date, datetime.date]:
         """First and last UTC day of the rows."""
-        return _day_of(self.within.first_us), _day_of(self.within.end_us - 1)
+        return day_of(self.within.first_us), day_of(self.within.end_us - 1)
 
     @property
     def train_days(self) -> tuple[datetime.date, datetime.date]:
@@ -117,16 +118,12 @@ class BuildPlan:
         return first, min(self.within.borders.train_end_day, last + datetime.timedelta(days=1))
 
 
-def _day_of(instant_us: int) -> datetime.date:
-    return datetime.date(1970, 1, 1) + datetime.timedelta(microseconds=instant_us)
-
-
 def write_side_tables(plan: BuildPlan) -> list[str]:
     """Makes what all buckets share; returns the vocabulary's FileEntry as JSON, if there is one."""
     tables = [table for each in plan.item_day_partitions for table in each.item_days()]
     counts = pl.concat(tables) if tables else pl.DataFrame(schema=store.ITEM_DAY_SCHEMA)
     if plan.as_of_us is not None:
-        counts = counts.filter(pl.col("known_day") < _day_of(plan.as_of_us + 1))
+        counts = counts.filter(pl.col("known_day") < day_of(plan.as_of_us + 1))
     first, last = plan.days
     snapshots = item.snapshots(counts, first, last)
     train_end = plan.within.borders.train_end_day

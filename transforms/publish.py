@@ -111,7 +111,7 @@ def check_place(root: str, kind: str, name: str, option: str) -> None:
     if storage.exists(storage.join(root, store.STORE_FILE)):
         raise UsageError(f"{option}: {root} is an event store; expected a folder of its own")
     held = manifest.load_current(root)
-    for version in storage.list_folder(root) if held is None else ():
+    for version in manifest.versions(root) if held is None else ():
         held = held or manifest.load(root, version)
     if held is not None and (held.kind, held.name) != (kind, name):
         raise UsageError(
