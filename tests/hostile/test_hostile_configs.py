@@ -145,13 +145,20 @@ def catalogs() -> dict[str, bytes]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("option", ["--catalog", "--serving-log"])
-@pytest.mark.parametrize("name", catalogs())
+# A serving log may lack values, and columns of a catalog's types.
+_FINE_AS_LOG = ("wrong_types", "nulls")
+SIDE_TABLES = [
+    (option, name)
+    for option in ("--catalog", "--serving-log")
+    for name in catalogs()
+    if option == "--catalog" or name not in _FINE_AS_LOG
+]
+
+
+@pytest.mark.parametrize(("option", "name"), SIDE_TABLES)
 def test_a_hostile_side_table_is_one_line(
     option: str, name: str, small_store: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    if option == "--serving-log" and name in ("wrong_types", "nulls"):
-        pytest.skip("a serving log may be so")
     path = tmp_path / "side.parquet"
     path.write_bytes(catalogs()[name])
     spec = tmp_path / "spec.yaml"
